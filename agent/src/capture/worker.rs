@@ -1,0 +1,277 @@
+//! In: an engine. Out: events to the recorder: batches of judged frames, gaps, the end.
+//! Never: waits for anything but the engine, loses a frame (one item each), gives up because an interface went away.
+//!
+//! One loop over any engine; each capture thread runs it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::thread;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use pcap::BpfProgram;
+
+use super::origins::Origins;
+use super::{Batch, Direction, Engine, Error, Event, Gap, Item, Losses, Settings, Taken, What};
+use crate::host::clock::{Clock, SECOND_NS};
+use crate::observe::counters::{Counters, Pulse};
+use crate::wire::{self, Drop, Outcome};
+
+/// How long an engine waits for frames before the loop looks at its orders.
+const TAKE_WAIT: Duration = Duration::from_millis(50);
+
+/// How often a lost interface is asked for.
+const REOPEN_EVERY: Duration = Duration::from_millis(100);
+
+/// How often the kernel's loss counters are read.
+const LOSSES_EVERY_NS: u64 = SECOND_NS / 5;
+
+/// Opens the engine of one thread, also again after its interface came back.
+pub type Opener = Box<dyn FnMut() -> Result<Box<dyn Engine>, Error> + Send>;
+
+/// What a capture thread and the recorder share beside the events.
+#[derive(Debug)]
+pub struct Shared {
+    /// Set when capture shall end: the engines give what they have and stop.
+    pub stop: AtomicBool,
+    /// Per thread: everything stamped before this has been sent.
+    pub complete_until_ns: Vec<AtomicU64>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+}
+
+/// One capture thread's loop.
+pub struct Worker<C> {
+    thread: usize,
+    open: Opener,
+    judge: Judge,
+    shared: Arc<Shared>,
+    clock: C,
+    events: SyncSender<Event>,
+    spent: Receiver<Batch>,
+    counted: Losses,
+    losses_read_ns: u64,
+    /// The batch of a round that brought no frames.
+    spare: Option<Batch>,
+}
+
+impl<C: Clock> Worker<C> {
+    /// A worker for thread number `thread`, which opens its engine with `open`, sends to `events` and gets its batches back
+    /// through `spent`.
+    pub fn new(
+        thread: usize,
+        open: Opener,
+        judge: Judge,
+        shared: Arc<Shared>,
+        clock: C,
+        events: SyncSender<Event>,
+        spent: Receiver<Batch>,
+    ) -> Self {
+        Self { thread, open, judge, shared, clock, events, spent, counted: Losses::default(), losses_read_ns: 0, spare: None }
+    }
+
+    /// Runs until told to stop, the engine's end, or an error that reopening cannot cure. `engine` is the first engine, opened
+    /// by the caller so that its errors are seen before the agent calls itself ready.
+    pub fn run(mut self, engine: Box<dyn Engine>) {
+        let error = self.capture(engine).err();
+        // The recorder is gone only when the process is ending.
+        let _ = self.events.send(Event::End { thread: self.thread, error });
+    }
+
+    fn capture(&mut self, mut engine: Box<dyn Engine>) -> Result<(), Error> {
+        let mut refused = false;
+        loop {
+            if self.stopping() && !refused {
+                engine.refuse_more()?;
+                refused = true;
+            }
+            let Some(mut batch) = self.fresh_batch() else { return Ok(()) };
+            let taken = engine.take(&mut batch.bytes, TAKE_WAIT);
+            self.beat(taken.is_ok());
+            match taken {
+                Ok(Taken::Frames) => {
+                    self.judge.judge(&mut batch);
+                    self.count_losses(engine.as_mut(), false)?;
+                    if self.events.send(Event::Batch(batch)).is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Ok(Taken::Quiet { complete_until_ns }) => {
+                    if let Some(mark) = self.shared.complete_until_ns.get(self.thread) {
+                        mark.store(complete_until_ns, Ordering::Release);
+                    }
+                    self.count_losses(engine.as_mut(), false)?;
+                }
+                Ok(Taken::End) => {
+                    self.count_losses(engine.as_mut(), true)?;
+                    return Ok(());
+                }
+                Err(Error::Gone { cause, interface }) => {
+                    // A removed interface's socket still tells its counts.
+                    self.count_losses(engine.as_mut(), true)?;
+                    match self.reopen(engine, &interface, cause)? {
+                        Some(again) => engine = again,
+                        None => return Ok(()),
+                    }
+                }
+                Err(other) => return Err(other),
+            }
+            self.spare = Some(batch);
+        }
+    }
+
+    /// Waits for the interface; `None` when told to stop meanwhile.
+    fn reopen(&mut self, old: Box<dyn Engine>, interface: &str, cause: String) -> Result<Option<Box<dyn Engine>>, Error> {
+        let from_ns = self.clock.now().wall_ns;
+        tracing::warn!(thread = self.thread, interface, cause, "interface gone; capture goes on when it is back");
+        drop(old);
+        self.counted = Losses::default();
+        loop {
+            if self.stopping() {
+                return Ok(None);
+            }
+            self.beat(false);
+            match (self.open)() {
+                Ok(engine) => {
+                    let to_ns = self.clock.now().wall_ns;
+                    tracing::info!(thread = self.thread, interface, "interface back; capturing again");
+                    let gap = Gap { from_ns, to_ns, cause: format!("interface '{interface}' {cause}") };
+                    let _ = self.events.send(Event::Gap(gap));
+                    return Ok(Some(engine));
+                }
+                Err(Error::Gone { .. } | Error::UnknownInterface { .. } | Error::NoDefaultRoute { .. }) => {}
+                Err(other) => return Err(other),
+            }
+            // Nothing can come while the interface is away: do not hold the other threads up.
+            if let Some(mark) = self.shared.complete_until_ns.get(self.thread) {
+                mark.store(self.clock.now().wall_ns, Ordering::Release);
+            }
+            thread::sleep(REOPEN_EVERY);
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// A batch to fill: one that came back, else the spare one, else a new one. `None` when the recorder is gone.
+    fn fresh_batch(&mut self) -> Option<Batch> {
+        if let Some(batch) = self.spare.take() {
+            return Some(batch);
+        }
+        match self.spent.try_recv() {
+            Ok(mut batch) => {
+                batch.clear();
+                Some(batch)
+            }
+            Err(TryRecvError::Empty) => Some(Batch { thread: self.thread, ..Batch::default() }),
+            Err(TryRecvError::Disconnected) => None,
+        }
+    }
+
+    fn pulse(&self) -> Option<&Pulse> {
+        self.shared.counters.captures.get(self.thread)
+    }
+
+    fn beat(&self, able: bool) {
+        let now = self.clock.now().monotonic_ns;
+        if let Some(pulse) = self.pulse() {
+            pulse.beat_ns.set(now);
+            if able {
+                pulse.able_ns.set(now);
+            }
+        }
+    }
+
+    /// Adds what the kernel counted since the last look.
+    fn count_losses(&mut self, engine: &mut dyn Engine, now: bool) -> Result<(), Error> {
+        let clock = self.clock.now().monotonic_ns;
+        if !now && clock < self.losses_read_ns.saturating_add(LOSSES_EVERY_NS) {
+            return Ok(());
+        }
+        self.losses_read_ns = clock;
+        let total = engine.losses()?;
+        let counters = &self.shared.counters;
+        counters.kernel_packets.add(total.packets.saturating_sub(self.counted.packets));
+        counters.kernel_drops.add(total.drops.saturating_sub(self.counted.drops));
+        counters.kernel_freezes.add(total.freezes.saturating_sub(self.counted.freezes));
+        self.counted = total;
+        Ok(())
+    }
+}
+
+/// Judges frames: tunnel off, source allowed, filter matched, cut to length.
+pub struct Judge {
+    rules: wire::Rules,
+    outer_sources: Vec<IpNet>,
+    mirror_sources: Vec<IpNet>,
+    filter: Option<BpfProgram>,
+    snaplen: u32,
+    origins: Origins,
+}
+
+impl Judge {
+    /// A judge by the settings, with `filter` compiled from them by [`super::libpcap::compile`].
+    #[must_use]
+    pub fn new(settings: &Settings, filter: Option<BpfProgram>) -> Self {
+        Self {
+            rules: settings.rules,
+            outer_sources: settings.outer_sources.clone(),
+            mirror_sources: settings.mirror_sources.clone(),
+            filter,
+            snaplen: settings.snaplen,
+            origins: Origins::default(),
+        }
+    }
+
+    /// Makes one item of each frame in the batch's bytes and puts them in order of time.
+    pub fn judge(&mut self, batch: &mut Batch) {
+        let Batch { bytes, items, new_origins, .. } = batch;
+        let mut last_ns = 0;
+        let mut ordered = true;
+        bytes.for_each_frame(|frame| {
+            ordered &= frame.time_ns >= last_ns;
+            last_ns = frame.time_ns;
+            items.push(self.item(&frame, new_origins));
+        });
+        if !ordered {
+            // Several processors may fill one ring; `at` grows in the order of arrival, so equal stamps keep it.
+            items.sort_unstable_by_key(|item| (item.time_ns, item.at));
+        }
+    }
+
+    fn item(&mut self, frame: &super::Frame<'_>, new_origins: &mut Vec<(u32, wire::Origin)>) -> Item {
+        let outer = |what| Item { time_ns: frame.time_ns, at: frame.at, len: frame.bytes.len() as u32, orig_len: frame.orig_len, what };
+        if !self.outer_sources.is_empty()
+            && wire::decap::outer_source(frame.bytes).is_some_and(|source| !contains(&self.outer_sources, source))
+        {
+            return outer(What::Dropped(Drop::SourceDenied));
+        }
+        let inner = match wire::decap(frame.bytes, &self.rules) {
+            Outcome::Inner(inner) => inner,
+            Outcome::NotOurs(reason) => return outer(What::Ignored(reason)),
+            Outcome::Malformed(reason) => return outer(What::Dropped(reason)),
+        };
+        if !self.mirror_sources.is_empty() && !contains(&self.mirror_sources, inner.origin.source) {
+            return outer(What::Dropped(Drop::SourceDenied));
+        }
+        if self.filter.as_ref().is_some_and(|filter| !filter.filter(inner.bytes)) {
+            return outer(What::Dropped(Drop::Filtered));
+        }
+        let number = self.origins.number(inner.origin, |number, origin| new_origins.push((number, origin)));
+        let direction: Direction = self.origins.direction(number, &inner.origin, inner.link, inner.bytes);
+        Item {
+            time_ns: frame.time_ns,
+            at: frame.at + inner.offset as u32,
+            len: (inner.bytes.len() as u32).min(self.snaplen),
+            orig_len: inner.orig_len,
+            what: What::Inner { link: inner.link, notes: inner.notes, direction, origin: number },
+        }
+    }
+}
+
+fn contains(nets: &[IpNet], address: std::net::IpAddr) -> bool {
+    nets.iter().any(|net| net.contains(&address))
+}

@@ -1,0 +1,6 @@
+//! What the machine says about itself: its clock, its interfaces, its instance.
+//! In: system calls, rtnetlink, instance metadata. Out: values. Never: a decision about frames or segments.
+
+pub mod clock;
+pub mod imds;
+pub mod nic;

@@ -1,0 +1,2 @@
+//! The daemon `tapfleetd`.
+fn main() {}

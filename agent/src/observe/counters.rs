@@ -1,0 +1,138 @@
+//! What the stages count, as plain atomics that any of them may add to and everyone may read.
+//! In: additions, once per batch, never per frame. Out: sums since the process began. Never: a decision.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::wire::{Drop, Ignored};
+
+/// A number that only grows, or a level that is set.
+#[derive(Default, Debug)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds to a sum.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Sets a level.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The value now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Life signs of one thread, nanoseconds of the monotonic clock.
+#[derive(Default, Debug)]
+pub struct Pulse {
+    /// When it last went round its loop.
+    pub beat_ns: Count,
+    /// When the thread could last take frames (a capture thread whose interface is gone still beats).
+    pub able_ns: Count,
+}
+
+/// Everything that is counted in one agent.
+#[derive(Debug)]
+pub struct Counters {
+    /// Packets that passed the kernel filter, drops included.
+    pub kernel_packets: Count,
+    /// Of those, dropped for want of a free ring block.
+    pub kernel_drops: Count,
+    /// How often a ring stood still.
+    pub kernel_freezes: Count,
+    /// Frames written to segments.
+    pub frames_written: Count,
+    /// Their captured bytes, without record headers.
+    pub bytes_written: Count,
+    /// Frames that came after their window had closed and were written to the open one.
+    pub frames_late: Count,
+    /// Frames kept in quarantine.
+    pub frames_quarantined: Count,
+    /// Frames not written, by [`Drop::index`].
+    pub drops: [Count; Drop::ALL.len()],
+    /// Frames not ours, by [`Ignored::index`].
+    pub ignored: [Count; Ignored::ALL.len()],
+    /// Accepted frames that the mirror or the snap length had cut.
+    pub notes_cut: Count,
+    /// Accepted frames whose GENEVE header named no endpoint.
+    pub notes_missing_gwlb_options: Count,
+    /// Accepted frames with an AWS option twice.
+    pub notes_repeated_option: Count,
+    /// Accepted frames of fewer than 14 bytes.
+    pub notes_runt: Count,
+    /// Segments opened.
+    pub segments_opened: Count,
+    /// Segments closed.
+    pub segments_closed: Count,
+    /// Times the interface went away.
+    pub gaps: Count,
+    /// Clock steps seen.
+    pub clock_steps: Count,
+    /// Level: bytes of segments in the spool.
+    pub spool_bytes: Count,
+    /// Level: segments not yet verified.
+    pub spool_segments: Count,
+    /// Level: seconds since the oldest unverified segment was opened.
+    pub spool_oldest_seconds: Count,
+    /// Parts that S3 took.
+    pub parts_sent: Count,
+    /// Their bytes.
+    pub bytes_sent: Count,
+    /// Captures that S3 confirmed.
+    pub segments_verified: Count,
+    /// Their bytes.
+    pub bytes_verified: Count,
+    /// Calls to S3 that failed.
+    pub upload_failures: Count,
+    /// Multipart uploads taken up again after a restart.
+    pub uploads_resumed: Count,
+    /// Keys that were taken when we came to them.
+    pub key_collisions: Count,
+    /// The recorder.
+    pub recorder: Pulse,
+    /// The capture threads.
+    pub captures: Vec<Pulse>,
+}
+
+impl Counters {
+    /// All zero, with room for the pulses of `capture_threads`.
+    #[must_use]
+    pub fn new(capture_threads: usize) -> Self {
+        Self {
+            kernel_packets: Count::default(),
+            kernel_drops: Count::default(),
+            kernel_freezes: Count::default(),
+            frames_written: Count::default(),
+            bytes_written: Count::default(),
+            frames_late: Count::default(),
+            frames_quarantined: Count::default(),
+            drops: Default::default(),
+            ignored: Default::default(),
+            notes_cut: Count::default(),
+            notes_missing_gwlb_options: Count::default(),
+            notes_repeated_option: Count::default(),
+            notes_runt: Count::default(),
+            segments_opened: Count::default(),
+            segments_closed: Count::default(),
+            gaps: Count::default(),
+            clock_steps: Count::default(),
+            spool_bytes: Count::default(),
+            spool_segments: Count::default(),
+            spool_oldest_seconds: Count::default(),
+            parts_sent: Count::default(),
+            bytes_sent: Count::default(),
+            segments_verified: Count::default(),
+            bytes_verified: Count::default(),
+            upload_failures: Count::default(),
+            uploads_resumed: Count::default(),
+            key_collisions: Count::default(),
+            recorder: Pulse::default(),
+            captures: (0..capture_threads).map(|_| Pulse::default()).collect(),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What a segment (or an idle window) holds and lost: the part of the manifest that the recorder knows.
+//! Out: JSON with a versioned schema. Never: anything S3 said; that is added when the capture is verified.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{Compression, Format, Precision};
+
+/// Nanoseconds since 1970, UTC. In JSON an RFC 3339 time with nine digits of fraction, `null` never.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Stamp(pub u64);
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = DateTime::<Utc>::from_timestamp((self.0 / 1_000_000_000) as i64, (self.0 % 1_000_000_000) as u32).unwrap_or_default();
+        f.write_str(&time.to_rfc3339_opts(SecondsFormat::Nanos, true))
+    }
+}
+
+impl From<Stamp> for String {
+    fn from(stamp: Stamp) -> Self {
+        stamp.to_string()
+    }
+}
+
+impl TryFrom<String> for Stamp {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let time = DateTime::parse_from_rfc3339(&text).map_err(|cause| format!("'{text}' is not an RFC 3339 time: {cause}"))?;
+        let ns = time.timestamp_nanos_opt().and_then(|ns| u64::try_from(ns).ok());
+        ns.map(Self).ok_or_else(|| format!("'{text}' is outside 1970 to 2554"))
+    }
+}
+
+/// What a segment is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Mirrored frames.
+    Capture,
+    /// Malformed outer frames, each with its reason.
+    Quarantine,
+    /// Nothing: a window in which no frame was written.
+    Idle,
+}
+
+/// The window that a segment belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WindowFacts {
+    /// Its first moment.
+    pub start: Stamp,
+    /// Its length.
+    pub seconds: u64,
+}
+
+/// Frames of one origin.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OriginFacts {
+    /// `vpce-…/vni-N`, as the pcapng interface is named.
+    pub name: String,
+    /// Endpoint id, when it came through a load balancer and was named.
+    pub endpoint: Option<String>,
+    /// VNI of the mirror session.
+    pub vni: Option<u32>,
+    /// Address of the mirrored interface.
+    pub source: String,
+    /// Frames written.
+    pub frames: u64,
+    /// Their captured bytes.
+    pub bytes: u64,
+}
+
+/// What was lost outside the agent, since the last manifest.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct LossFacts {
+    /// Packets that passed the kernel filter, drops included.
+    pub kernel_packets: u64,
+    /// Of those, dropped for want of a free ring block.
+    pub kernel_drops: u64,
+    /// How often a ring stood still.
+    pub kernel_freezes: u64,
+    /// Loss counters of the network interface by name; those that moved.
+    pub nic: BTreeMap<String, u64>,
+    /// EC2 allowances exceeded, by the ENA driver's name; those that moved. Queued or dropped: an upper bound.
+    pub ec2: BTreeMap<String, u64>,
+}
+
+/// A time without capture.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GapFacts {
+    /// Last moment before.
+    pub from: Stamp,
+    /// First moment after.
+    pub to: Stamp,
+    /// What happened.
+    pub cause: String,
+}
+
+/// The state of the clock while the segment was open.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct ClockFacts {
+    /// Steps seen since the agent began.
+    pub steps: u64,
+    /// Whether a step closed this segment.
+    pub closed_by_step: bool,
+}
+
+/// Where the first record of each stride of the object begins, so that a reader can fetch a time range.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Index {
+    /// At most one entry per this many bytes; 1 MiB, doubled whenever there would be more than [`Index::ENTRIES_MAX`].
+    pub stride: u64,
+    /// Offset in the object and stamp of a record there.
+    pub entries: Vec<IndexEntry>,
+}
+
+/// One entry of [`Index`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IndexEntry {
+    /// Where a record begins: byte of the object, or of the zstd frame that begins with it.
+    pub offset: u64,
+    /// Its stamp.
+    pub time: Stamp,
+}
+
+impl Index {
+    /// The most entries an index has.
+    pub const ENTRIES_MAX: usize = 4096;
+
+    /// Adds an entry if the last one is a stride away.
+    pub fn note(&mut self, offset: u64, time: Stamp) {
+        if self.stride == 0 {
+            self.stride = 1 << 20;
+        }
+        if self.entries.last().is_some_and(|last| offset < last.offset.saturating_add(self.stride)) {
+            return;
+        }
+        if self.entries.len() >= Self::ENTRIES_MAX {
+            self.stride *= 2;
+            let mut odd = false;
+            self.entries.retain(|_| {
+                odd = !odd;
+                odd
+            });
+        }
+        self.entries.push(IndexEntry { offset, time });
+    }
+}
+
+/// What the recorder knows of a segment or an idle window.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Facts {
+    /// What it is.
+    pub kind: Kind,
+    /// Unique and sortable by time.
+    pub capture_id: String,
+    /// Who recorded it.
+    pub instance: String,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// Where it goes; `None` for an idle window.
+    pub key: Option<String>,
+    /// The bucket it goes to.
+    pub bucket: String,
+    /// Its window.
+    pub window: WindowFacts,
+    /// When the segment was opened.
+    pub opened: Stamp,
+    /// Form of the file.
+    pub format: Format,
+    /// Resolution of its stamps.
+    pub precision: Precision,
+    /// Compression of the file.
+    pub compression: Compression,
+    /// The user's filter.
+    pub filter: Option<String>,
+    /// Frames written.
+    pub frames: u64,
+    /// Their captured bytes, without record headers.
+    pub bytes: u64,
+    /// Stamp of the earliest frame.
+    pub first: Option<Stamp>,
+    /// Stamp of the latest frame.
+    pub last: Option<Stamp>,
+    /// Of the frames, those stamped before this window because their own had closed.
+    pub late: u64,
+    /// Frames not written, by reason; only reasons that occurred.
+    pub drops: BTreeMap<String, u64>,
+    /// Frames not ours, by reason; only reasons that occurred.
+    pub ignored: BTreeMap<String, u64>,
+    /// What was lost outside.
+    pub losses: LossFacts,
+    /// Frames per origin.
+    pub origins: Vec<OriginFacts>,
+    /// Times without capture.
+    pub gaps: Vec<GapFacts>,
+    /// The clock.
+    pub clock: ClockFacts,
+    /// Where to find a time in the object.
+    pub index: Index,
+    /// Bytes of the file; what the spool wrote.
+    pub file_bytes: u64,
+    /// The agent died while this was open: the file was cut after its last whole record and the counts are the last known.
+    pub salvaged: bool,
+}

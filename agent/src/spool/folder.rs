@@ -1,0 +1,123 @@
+//! The folder itself: its lock, its files and their names.
+//! In: a path. Out: the segments that lie there. Never: a decision about them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::journal::io;
+use super::{Error, Settings};
+
+/// The folder, locked for this process for as long as a clone of it lives.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    /// Held, never read: closing it unlocks.
+    _lock: Arc<File>,
+}
+
+/// The files of one segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// Its capture id, the stem of its files.
+    pub capture_id: String,
+    /// Its bytes, if any were ever to be written.
+    pub data: Option<PathBuf>,
+    /// Its journal, unless it is an idle window.
+    pub journal: Option<PathBuf>,
+    /// Its facts so far, while it grows.
+    pub draft: Option<PathBuf>,
+    /// Its final facts, once it is whole.
+    pub manifest: Option<PathBuf>,
+}
+
+impl Folder {
+    /// Makes the folder if need be, and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made or locked, another process holds it, or it is on the root device and that was not asked for.
+    pub fn open(settings: &Settings) -> Result<Self, Error> {
+        let dir = &settings.dir;
+        fs::create_dir_all(dir).map_err(io("create the spool", dir))?;
+        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(io("examine", path));
+        if !settings.allow_root_device && device(dir)? == device(Path::new("/"))? {
+            return Err(Error::RootDevice { dir: dir.clone() });
+        }
+        let path = dir.join("lock");
+        let lock = File::create(&path).map_err(io("create the lock", &path))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::InUse { dir: dir.clone() })?;
+        Ok(Self { dir: dir.clone(), _lock: Arc::new(lock) })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of one of a segment's files.
+    #[must_use]
+    pub fn path(&self, capture_id: &str, extension: &str) -> PathBuf {
+        self.dir.join(format!("{capture_id}.{extension}"))
+    }
+
+    /// The segments that lie here, oldest first (capture ids sort by time).
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn segments(&self) -> Result<Vec<Segment>, Error> {
+        let mut segments = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir).map_err(io("list the spool", &self.dir))? {
+            let path = entry.map_err(io("list the spool", &self.dir))?.path();
+            let Some((stem, extension)) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('.')) else {
+                continue;
+            };
+            let empty = || Segment { capture_id: stem.into(), data: None, journal: None, draft: None, manifest: None };
+            let field = |segment: &mut Segment| match extension {
+                "journal" => segment.journal = Some(path.clone()),
+                "draft" => segment.draft = Some(path.clone()),
+                "manifest" => segment.manifest = Some(path.clone()),
+                "pcap" | "pcapng" | "pcap.zst" | "pcapng.zst" => segment.data = Some(path.clone()),
+                _ => {}
+            };
+            field(segments.entry(stem.to_owned()).or_insert_with(empty));
+        }
+        segments.retain(|_, s: &mut Segment| s.data.is_some() || s.journal.is_some() || s.manifest.is_some());
+        Ok(segments.into_values().collect())
+    }
+
+    /// Makes additions to and removals from the folder durable.
+    ///
+    /// # Errors
+    /// When the folder cannot be synced.
+    pub fn sync(&self) -> Result<(), Error> {
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io("sync the spool", &self.dir))
+    }
+
+    /// Removes a segment's files, the journal last, so that a crash in between leaves what says that it is verified.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove(&self, segment: &Segment) -> Result<(), Error> {
+        for path in [&segment.data, &segment.draft, &segment.manifest, &segment.journal].into_iter().flatten() {
+            match fs::remove_file(path) {
+                Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", path)(cause)),
+                _ => {}
+            }
+        }
+        self.sync()
+    }
+
+    /// Bytes of the segments' data now in the folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn bytes(&self) -> Result<u64, Error> {
+        let size = |segment: &Segment| segment.data.as_ref().and_then(|path| fs::metadata(path).ok()).map_or(0, |meta| meta.len());
+        Ok(self.segments()?.iter().map(size).sum())
+    }
+}
