@@ -190,7 +190,8 @@ impl Tail {
         self.put(&code.to_le_bytes());
         self.put(&(value.len() as u16).to_le_bytes());
         self.put(value);
-        self.len = self.len.next_multiple_of(4);
+        // Padded to a multiple of 4 by itself: what stands before may not be one.
+        self.len += value.len().next_multiple_of(4) - value.len();
     }
 }
 

@@ -581,3 +581,6 @@ fn released(mut batch: Batch) -> Batch {
     batch.clear();
     batch
 }
+
+#[cfg(test)]
+mod tests;

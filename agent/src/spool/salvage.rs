@@ -263,3 +263,6 @@ fn fill(reader: &mut impl Read, record: &mut Vec<u8>, bytes: usize) -> std::io::
 fn word(record: &[u8], at: usize) -> u32 {
     record.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests;

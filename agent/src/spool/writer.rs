@@ -388,3 +388,6 @@ fn replace(path: &std::path::Path, facts: &Facts, durable: bool) -> Result<(), E
     }
     fs::rename(&unfinished, path).map_err(io("put in place", path))
 }
+
+#[cfg(test)]
+mod tests;
