@@ -69,6 +69,8 @@ fn facts(folder: &Folder) -> Facts {
 }
 
 proptest! {
+    // Each case syncs real files.
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn a_file_cut_at_any_byte_keeps_every_whole_record(ng in any::<bool>(), frames in 1u32..30, at in 0.0..1.0f64) {
         let (format, extension) = if ng { (Format::Pcapng, "pcapng") } else { (Format::Pcap, "pcap") };
