@@ -37,13 +37,22 @@ impl<'a> Cursor<'a> {
         Some(piece)
     }
 
-    /// A header says that `len` bytes follow from here. Fewer than there are: the others are padding and no longer seen.
-    /// More: the frame was cut, and the difference is remembered as [`Self::missing`]. The innermost header to speak is believed.
+    /// A packet's header says that `len` bytes follow from here. Fewer than there are: the others are padding and no longer seen.
+    /// More: the packet was cut, and the difference is remembered as [`Self::missing`]; what a header around it said no longer counts.
     #[inline]
     pub fn state(&mut self, len: usize) {
         match self.rest.get(..len) {
             Some(payload) => (self.rest, self.missing) = (payload, 0),
             None => self.missing = len.saturating_sub(self.rest.len()),
+        }
+    }
+
+    /// As [`Self::state`], by a header inside the packet that speaks of the same bytes: a packet that was cut stays so.
+    #[inline]
+    pub fn state_again(&mut self, len: usize) {
+        match self.rest.get(..len) {
+            Some(payload) => self.rest = payload,
+            None => self.missing = self.missing.max(len.saturating_sub(self.rest.len())),
         }
     }
 
@@ -99,5 +108,17 @@ mod tests {
         assert_eq!((cursor.rest().len(), cursor.missing()), (5, 1));
         cursor.state(usize::MAX);
         assert_eq!(cursor.missing(), usize::MAX - 5);
+    }
+
+    #[test]
+    fn a_cut_packet_stays_cut_whatever_the_headers_in_it_say() {
+        let mut cursor = Cursor::new(&[0; 10]);
+        cursor.state(14);
+        cursor.state_again(12);
+        assert_eq!((cursor.rest().len(), cursor.missing()), (10, 4));
+        cursor.state_again(15);
+        assert_eq!((cursor.rest().len(), cursor.missing()), (10, 5));
+        cursor.state_again(8);
+        assert_eq!((cursor.rest().len(), cursor.missing()), (8, 5));
     }
 }

@@ -34,7 +34,7 @@ impl Header {
     /// Ends the cursor, which stands behind the header, where the payload ends. `None` when the length is less than the header's.
     #[inline]
     pub fn bound(self, cursor: &mut Cursor<'_>) -> Option<()> {
-        cursor.state(usize::from(self.length).checked_sub(HEADER_LEN)?);
+        cursor.state_again(usize::from(self.length).checked_sub(HEADER_LEN)?);
         Some(())
     }
 
