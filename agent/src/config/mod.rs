@@ -275,11 +275,6 @@ fn compiles(expression: &str) -> Result<(), String> {
     }
 }
 
-/// `None`: always.
-fn schedule(entries: &[String]) -> Result<Option<Schedule>, Vec<String>> {
-    if entries.is_empty() { Ok(None) } else { Schedule::parse(entries).map(Some) }
-}
-
 /// `None` only when a value is missing because it was wrong.
 fn build(v: &Values) -> Option<Settings> {
     let filter = meant_filter(v.filter.as_deref()?).map(str::to_owned);
