@@ -287,8 +287,22 @@ pub struct Gap {
 pub enum Event {
     /// Frames.
     Batch(Batch),
+    /// The thread cannot capture any more; it tries until it can.
+    Gone {
+        /// Which thread.
+        thread: usize,
+        /// Nanoseconds since 1970 when it noticed.
+        from_ns: u64,
+        /// What happened.
+        cause: String,
+    },
     /// The thread could not capture for a while; it can again.
-    Gap(Gap),
+    Gap {
+        /// Which thread.
+        thread: usize,
+        /// When and why not.
+        gap: Gap,
+    },
     /// The thread is done: no event of it follows.
     End {
         /// Which thread.
@@ -345,6 +359,12 @@ pub enum Error {
         expression: String,
         /// libpcap's words.
         cause: String,
+    },
+    /// A capture thread panicked.
+    #[error("capture thread {thread} died; this is a defect, please report the log lines before this one")]
+    Died {
+        /// Which.
+        thread: usize,
     },
     /// A system call failed.
     #[error("cannot {act} '{thing}': {cause}")]

@@ -74,9 +74,9 @@ impl<C: Clock> Worker<C> {
     /// Runs until told to stop, the engine's end, or an error that reopening cannot cure. `engine` is the first engine, opened
     /// by the caller so that its errors are seen before the agent calls itself ready.
     pub fn run(mut self, engine: Box<dyn Engine>) {
-        let error = self.capture(engine).err();
-        // The recorder is gone only when the process is ending.
-        let _ = self.events.send(Event::End { thread: self.thread, error });
+        let died = Error::Died { thread: self.thread };
+        let mut farewell = Farewell { thread: self.thread, events: self.events.clone(), error: Some(died) };
+        farewell.error = self.capture(engine).err();
     }
 
     fn capture(&mut self, mut engine: Box<dyn Engine>) -> Result<(), Error> {
@@ -126,6 +126,8 @@ impl<C: Clock> Worker<C> {
     fn reopen(&mut self, old: Box<dyn Engine>, interface: &str, cause: String) -> Result<Option<Box<dyn Engine>>, Error> {
         let from_ns = self.clock.now().wall_ns;
         tracing::warn!(thread = self.thread, interface, cause, "interface gone; capture goes on when it is back");
+        let cause = format!("interface '{interface}' {cause}");
+        let _ = self.events.send(Event::Gone { thread: self.thread, from_ns, cause: cause.clone() });
         drop(old);
         self.counted = Losses::default();
         loop {
@@ -137,8 +139,7 @@ impl<C: Clock> Worker<C> {
                 Ok(engine) => {
                     let to_ns = self.clock.now().wall_ns;
                     tracing::info!(thread = self.thread, interface, "interface back; capturing again");
-                    let gap = Gap { from_ns, to_ns, cause: format!("interface '{interface}' {cause}") };
-                    let _ = self.events.send(Event::Gap(gap));
+                    let _ = self.events.send(Event::Gap { thread: self.thread, gap: Gap { from_ns, to_ns, cause } });
                     return Ok(Some(engine));
                 }
                 Err(Error::Gone { .. } | Error::UnknownInterface { .. } | Error::NoDefaultRoute { .. }) => {}
@@ -199,6 +200,20 @@ impl<C: Clock> Worker<C> {
         counters.kernel_freezes.add(total.freezes.saturating_sub(self.counted.freezes));
         self.counted = total;
         Ok(())
+    }
+}
+
+/// Tells the recorder of a thread's end, also when the thread panics.
+struct Farewell {
+    thread: usize,
+    events: SyncSender<Event>,
+    error: Option<Error>,
+}
+
+impl std::ops::Drop for Farewell {
+    fn drop(&mut self) {
+        // The recorder is gone only when the process is ending.
+        let _ = self.events.send(Event::End { thread: self.thread, error: self.error.take() });
     }
 }
 

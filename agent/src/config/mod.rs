@@ -316,11 +316,10 @@ fn build(v: &Values) -> Option<Settings> {
             snaplen: SNAPLEN_MAX,
             filter,
             instance: instance.id.clone().unwrap_or_default(),
-            key_prefix: key_prefix.clone(),
             bucket: bucket.clone(),
             flush_ms: v.flush_ms?,
             retirement_ms: RETIREMENT_MS,
-            idle_manifests: engine != EngineKind::File,
+            replay: engine == EngineKind::File,
         },
         spool: spool::Settings {
             dir: v.spool_dir.as_ref()?.into(),
