@@ -17,7 +17,7 @@ use aws_sdk_s3::types::ChecksumMode;
 use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::{ClockFacts, Facts, Index, Kind, LossFacts, Stamp, WindowFacts};
 use tapfleet::record::{Compression, Format, Precision};
-use tapfleet::spool::journal::{self, Journal, Open, Part, Record};
+use tapfleet::spool::journal::{self, Journal, Open, Part};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
 use tapfleet::upload::store::{Body, Class, Error, Found, Labels, Listed, Place, Store, Upload, Whole};
@@ -224,8 +224,12 @@ struct Segment<'a> {
 impl<'a> Segment<'a> {
     /// Journal first, then the data.
     fn open(bench: &'a Bench, bytes: &[u8]) -> Self {
+        Self::open_at(bench, &key(), bytes)
+    }
+
+    fn open_at(bench: &'a Bench, key: &str, bytes: &[u8]) -> Self {
         let segment = Self { bench, id: new_id() };
-        Journal::create(&segment.path("journal"), open(&segment.id, &bench.bucket, &key())).unwrap();
+        Journal::create(&segment.path("journal"), open(&segment.id, &bench.bucket, key)).unwrap();
         fs::write(segment.path("pcap"), bytes).unwrap();
         segment
     }
@@ -570,7 +574,11 @@ async fn what_was_recorded_before_the_bucket_was_made_arrives_afterwards() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_segments_stay_where_they_are_and_do_not_stop_the_others() {
     let bench = Bench::with_bucket("damaged").await;
-    let damaged = [Segment::whole(&bench, b"one"), Segment::whole(&bench, b"two"), Segment::whole(&bench, b"three")];
+    let damaged = ["one", "two", "three"].map(|name| {
+        let segment = Segment::open_at(&bench, name, name.as_bytes());
+        segment.close();
+        segment
+    });
     fs::write(damaged[0].path("journal"), b"00000000 {}\n").unwrap();
     fs::write(damaged[1].path("manifest"), b"{").unwrap();
     fs::remove_file(damaged[2].path("pcap")).unwrap();
@@ -579,9 +587,9 @@ async fn damaged_segments_stay_where_they_are_and_do_not_stop_the_others() {
     file_manifest(&bench, &facts(&idle, "damaged", Kind::Idle, 0));
     let store = bench.store().await;
     assert_eq!(bench.drain_to(&store).await, 3);
-    // The second's capture took the key; its manifest is what cannot be sent.
-    bench.assert_arrived(&good.id, &key().replace(".pcap", "_0002.pcap"), &bytes).await;
-    assert!(bench.keys().await.contains(&manifest_key(&idle)));
+    bench.assert_arrived(&good.id, &key(), &bytes).await;
+    // The second's capture could be sent; its manifest is what cannot.
+    assert_eq!(bench.keys().await, [key(), manifest_key(&idle), manifest_key(&good.id), "two".into()]);
     assert!(damaged[0].path("pcap").exists() && damaged[1].path("pcap").exists() && damaged[2].path("journal").exists());
 }
 
@@ -641,4 +649,27 @@ async fn journals_of_version_1_are_taken_up_in_every_state() {
 fn with_checksums(lines: &str) -> String {
     let sum = |json: &str| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, json.as_bytes());
     lines.lines().map(|line| format!("{:08x} {}\n", sum(&line[9..]), &line[9..])).collect()
+}
+
+#[test]
+fn localstack_can_be_had_in_a_network_namespace_of_its_own_and_goes_with_its_value() {
+    struct Netns(String);
+    impl Drop for Netns {
+        fn drop(&mut self) {
+            ip(&["netns", "del", &self.0]);
+        }
+    }
+    fn ip(args: &[&str]) {
+        let status = std::process::Command::new("ip").args(args).status().expect("'ip' (iproute2) is missing");
+        assert!(status.success(), "ip {args:?} failed: this test needs root and network namespaces");
+    }
+    let netns = Netns(format!("tfs3-{}", std::process::id()));
+    ip(&["netns", "add", &netns.0]);
+    ip(&["-n", &netns.0, "link", "set", "lo", "up"]);
+    let localstack = LocalStack::start(Some(&netns.0));
+    let port = localstack.port();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "it is reachable from outside its namespace");
+    drop(localstack);
+    let pids = std::process::Command::new("ip").args(["netns", "pids", &netns.0]).output().unwrap();
+    assert_eq!(String::from_utf8(pids.stdout).unwrap(), "", "processes were left behind");
 }
