@@ -1,6 +1,6 @@
 //! Promises 3 and 4 against a real S3: a segment leaves the spool when S3 has confirmed it, under its own key, once, and an
 //! interrupted upload is resumed. In: spool folders made by hand. Out: objects read back from LocalStack, byte for byte.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -353,13 +353,19 @@ impl Store for Watched {
 }
 
 /// An uploader that works while a test goes on, until it is dropped: then it ends in the middle of whatever it does.
-struct Running(tokio::task::JoinHandle<()>, #[allow(dead_code)] watch::Sender<bool>);
+struct Running(tokio::task::JoinHandle<()>, watch::Sender<bool>);
 
 impl Running {
     async fn start(bench: &Bench) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (settings, folder, counters, store) = (bench.settings(), bench.folder(), bench.counters.clone(), bench.store().await);
         Self(tokio::spawn(upload::run(settings, folder, counters, store, stopped)), stop)
+    }
+
+    /// Asks it to stop, and sees it do so soon.
+    async fn stop(self) {
+        self.1.send(true).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), self.0).await.expect("it goes on in spite of the order to stop").unwrap();
     }
 
     /// Cuts it off without letting it finish anything.
@@ -407,7 +413,7 @@ async fn a_segment_is_sent_part_by_part_while_it_grows_and_only_its_tail_is_left
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
     assert_eq!(bench.counters.parts_sent.get(), 14);
     assert_eq!(bench.counters.bytes_sent.get(), bytes.len() as u64);
-    running.cut_off().await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -439,7 +445,32 @@ async fn an_object_that_comes_between_is_not_overwritten() {
     assert_eq!(bench.get(&key()).await, b"foreign");
     assert_eq!(bench.counters.key_collisions.get(), 1);
     assert_eq!(bench.uploads().await, 0, "the upload to the taken key was left behind");
-    running.cut_off().await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_is_taken_for_ours_only_if_id_size_and_checksum_say_so() {
+    let bench = Bench::with_bucket("identity").await;
+    let bytes = pattern(3000);
+    let put = async |id: &str, bytes: &[u8]| {
+        let put = bench.client.put_object().bucket("identity").key(key()).body(bytes.to_vec().into());
+        let put = put.checksum_crc64_nvme(checksum::to_base64(checksum::of_bytes(bytes))).metadata("capture-id", id);
+        put.metadata("format", "pcap").metadata("window", WINDOW.to_string()).send().await.unwrap();
+    };
+    // Our id and size, other bytes: neither ours nor to be overwritten, and nothing that the agent can settle.
+    let segment = Segment::open(&bench, &bytes);
+    put(&segment.id, &bytes.iter().rev().copied().collect::<Vec<u8>>()).await;
+    segment.close();
+    let running = Running::start(&bench).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(segment.path("pcap").exists() && segment.path("manifest").exists());
+    assert_eq!((bench.keys().await, bench.counters.segments_verified.get()), (vec![key()], 0));
+    running.stop().await;
+
+    // All three are ours: it arrived in an earlier life, of which the journal does not know.
+    put(&segment.id, &bytes).await;
+    assert_eq!(bench.drain().await, 0, "it was uploaded although it was there");
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -518,7 +549,7 @@ async fn an_upload_aborted_behind_our_back_is_begun_anew_from_the_spool() {
     until("an empty spool", || bench.files().is_empty().then_some(())).await;
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
     assert_eq!(bench.counters.parts_sent.get(), 2 + 3);
-    running.cut_off().await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -568,7 +599,7 @@ async fn what_was_recorded_before_the_bucket_was_made_arrives_afterwards() {
     make_bucket(&bench.client, "late").await;
     until("an empty spool", || bench.files().is_empty().then_some(())).await;
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
-    running.cut_off().await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
