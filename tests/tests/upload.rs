@@ -521,19 +521,21 @@ async fn a_resume_believes_s3_and_not_the_journal() {
     until("three parts", || (segment.state().parts.len() == 3).then_some(())).await;
     running.cut_off().await;
 
-    // Part 1 was overwritten behind our back; the journal's last line, whichever part it told of, is torn.
-    let state = segment.state();
-    let (id, other) = (state.upload_id.unwrap(), pattern(8 * MIB - 1).into_iter().chain([0]).collect::<Vec<u8>>());
-    let part = bench.client.upload_part().bucket("believes").key(key()).upload_id(id).part_number(1);
-    part.checksum_crc64_nvme(checksum::to_base64(checksum::of_bytes(&other))).body(other.into()).send().await.unwrap();
+    // The journal's last line is torn; a part of which it still knows was overwritten behind our back.
     let journal = fs::read(segment.path("journal")).unwrap();
     fs::write(segment.path("journal"), &journal[..journal.len() - 5]).unwrap();
+    let state = segment.state();
+    assert_eq!(state.parts.len(), 2);
+    let (id, number) = (state.upload_id.unwrap(), *state.parts.keys().next().unwrap());
+    let other: Vec<u8> = pattern(8 * MIB).into_iter().rev().collect();
+    let part = bench.client.upload_part().bucket("believes").key(key()).upload_id(id).part_number(number.cast_signed());
+    part.checksum_crc64_nvme(checksum::to_base64(checksum::of_bytes(&other))).body(other.into()).send().await.unwrap();
 
     segment.close();
     let sent = bench.counters.parts_sent.get();
     assert_eq!(bench.drain().await, 0);
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
-    assert_eq!(bench.counters.parts_sent.get() - sent, 2, "part 1 and the tail were to be sent, nothing else");
+    assert_eq!(bench.counters.parts_sent.get() - sent, 2, "the overwritten part and the tail were to be sent, nothing else");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
