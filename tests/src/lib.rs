@@ -1,3 +1,6 @@
 //! What the tests of several stages share. Nothing here uses the agent's own decoders or encoders.
+#![allow(clippy::panic)]
 
+pub mod localstack;
+pub mod netns;
 pub mod packet;
