@@ -97,10 +97,10 @@ fn the_operator_uses_the_library_by_its_doors() {
 
 #[test]
 fn unsafe_stands_only_where_the_kernel_is_spoken_to() {
-    let places = sources(&["agent", "operator", "tests"]);
-    let with_unsafe: Vec<_> =
-        places.iter().filter(|source| has_word(&source.code, "unsafe") || has_word(source.tests(), "unsafe")).collect();
-    for source in &with_unsafe {
+    for source in sources(&["agent", "operator", "tests"]) {
+        if !has_word(&without_comments_and_strings(&source.text), "unsafe") {
+            continue;
+        }
         let allowed = UNSAFE.iter().any(|place| source.name == *place || (place.ends_with('/') && source.name.starts_with(place)));
         assert!(allowed, "{} has unsafe code", source.name);
     }
