@@ -2,8 +2,26 @@
 //! Never: deletes a segment before both are confirmed; completes what it did not send; overwrites an object; gives up.
 //! Spec: Amazon S3 API Reference (CreateMultipartUpload, UploadPart, CompleteMultipartUpload, HeadObject), User Guide
 //! "Checking object integrity" (CRC64NVME, full object) and "Conditional writes".
+//!
+//! [`rounds`] goes round the folder and takes up what is due; [`multipart`] gets one segment into a [`store`] by its journal,
+//! in the parts of [`plan`]; [`manifest`] is what stands beside it; [`s3`] is the one real store.
 
+use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::spool;
+
+pub mod checksum;
+pub mod manifest;
+pub mod multipart;
+pub mod plan;
+pub mod rounds;
+pub mod s3;
+pub mod store;
+
+pub use rounds::{drain, run};
+pub use s3::S3;
+pub use store::Store;
 
 /// What the uploading stage needs to know; checked by `config`.
 #[derive(Clone, Debug)]
@@ -24,4 +42,85 @@ pub struct Settings {
     pub expected_bucket_owner: Option<String>,
     /// How often the folder is looked at.
     pub look_every: Duration,
+}
+
+/// Why a segment could not be got further. The segment stays as it is and is tried again.
+#[derive(thiserror::Error, Debug)]
+pub enum Error {
+    /// The store did not do what was asked.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Journal or folder.
+    #[error(transparent)]
+    Spool(#[from] spool::Error),
+    /// The segment's bytes cannot be read.
+    #[error("cannot {act} '{}': {cause}", path.display())]
+    Data {
+        /// What was tried.
+        act: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// The segment's facts cannot be understood.
+    #[error("cannot read the manifest '{}': {cause}; its capture stays in the spool", path.display())]
+    Manifest {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A file that should be there is not.
+    #[error("cannot send segment {capture_id}: its {what} is missing from the spool")]
+    Missing {
+        /// Which segment.
+        capture_id: String,
+        /// Which file.
+        what: &'static str,
+    },
+    /// More bytes than ten thousand parts hold.
+    #[error("cannot send '{}': it has {bytes} bytes, and an upload holds {}; lower record.max_bytes", path.display(), plan::BYTES_MAX)]
+    TooLong {
+        /// Which.
+        path: PathBuf,
+        /// How many.
+        bytes: u64,
+    },
+    /// The object with our capture id is not what the spool holds.
+    #[error(
+        "cannot confirm {place}: it has capture id {capture_id}, but {what}; the segment stays in the spool: look at the object, and \
+         move it away to have the segment sent again"
+    )]
+    Differs {
+        /// Where the object is.
+        place: store::Place,
+        /// Whose it is.
+        capture_id: String,
+        /// How it differs.
+        what: String,
+    },
+    /// What was sent is of no use; the segment begins anew with the next try.
+    #[error("the upload of segment {capture_id} begins anew: {cause}")]
+    Restarted {
+        /// Which segment.
+        capture_id: String,
+        /// Why.
+        cause: String,
+    },
+    /// The runtime is going down.
+    #[error("cannot go on: the agent is stopping")]
+    Stopping,
+}
+
+impl Error {
+    /// Whether only a person can help: the segment's own files are not as they should be.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Spool(error) => matches!(error, spool::Error::Journal { .. }),
+            Self::Manifest { .. } | Self::Missing { .. } | Self::TooLong { .. } => true,
+            Self::Store(_) | Self::Data { .. } | Self::Differs { .. } | Self::Restarted { .. } | Self::Stopping => false,
+        }
+    }
 }

@@ -1,0 +1,509 @@
+//! One segment's way into the store, from wherever its journal says it is.
+//! In: the segment's files and journal. Out: its object, confirmed; its manifest, confirmed; then its files removed.
+//! Never: sends a byte that is not durable here, takes an object for ours because it is there (only by capture id, size and
+//! checksum), forgets an upload before the journal says so.
+//! Spec: Amazon S3 API Reference, CompleteMultipartUpload (errors, `If-None-Match`), User Guide "Conditional writes" (409, 412).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+use tracing::{info, warn};
+
+use super::manifest::{Manifest, ObjectFacts, read_facts};
+use super::plan::{self, Section};
+use super::store::{self, Body, Class, Found, Labels, Listed, Place, Store, Upload, Whole};
+use super::{Error, checksum};
+use crate::observe::counters::Counters;
+
+use crate::spool::journal::{Journal, Part, Record, State};
+use crate::spool::{Folder, Segment};
+
+/// Parts of one segment that are on their way at the same time.
+pub const PARTS_AT_ONCE: usize = 4;
+
+/// How often one try may begin anew (keys that are taken, uploads that are gone) before it makes room for other segments.
+const TURNS_MAX: u32 = 16;
+
+/// What every segment's way needs.
+#[derive(Debug)]
+pub struct Way<S> {
+    /// Where objects go.
+    pub store: Arc<S>,
+    /// Where segments come from.
+    pub folder: Folder,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// One permit for each change of the spool that is on its way to the disk.
+    changes: Arc<Semaphore>,
+}
+
+/// More than there ever are at the same time.
+const CHANGES_MAX: u32 = 1 << 16;
+
+impl<S> Way<S> {
+    /// From a folder to a store.
+    #[must_use]
+    pub fn new(store: Arc<S>, folder: Folder, counters: Arc<Counters>) -> Self {
+        Self { store, folder, counters, changes: Arc::new(Semaphore::new(CHANGES_MAX as usize)) }
+    }
+
+    /// Changes the spool where that holds up nobody. Once begun it is done, even if the caller is gone.
+    async fn change<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let permit = self.changes.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
+        blocking(move || {
+            let done = work();
+            drop(permit);
+            done
+        })
+        .await
+    }
+
+    /// Waits for all changes: only then may another uploader go on with this folder.
+    pub async fn settle(&self) {
+        drop(self.changes.acquire_many(CHANGES_MAX).await);
+    }
+}
+
+/// How far a try came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Everything that can be sent of it is; it still grows.
+    Growing,
+    /// Object and manifest are confirmed, the files are gone.
+    Gone,
+}
+
+/// One segment on its way.
+#[derive(Debug)]
+pub struct Sending<S> {
+    way: Arc<Way<S>>,
+    segment: Segment,
+    journal: Arc<Mutex<Journal>>,
+    /// Whether the upload's parts in S3 are known to be those of the journal: always, unless it stems from an earlier process.
+    agreed: bool,
+    /// Parts that the journal has and S3 has not, or not so.
+    distrusted: BTreeSet<u32>,
+    /// Parts that S3 has and the journal has not.
+    listed: BTreeMap<u32, Listed>,
+}
+
+/// How a turn ended.
+enum Turn {
+    Growing,
+    Verified,
+    /// Another key or a new upload: once more.
+    Again,
+}
+
+impl<S: Store> Sending<S> {
+    /// Takes a segment up where its journal says it is.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn resume(way: Arc<Way<S>>, segment: Segment) -> Result<Self, Error> {
+        let path = segment.journal.clone().ok_or_else(|| missing(&segment, "journal"))?;
+        let journal = blocking(move || Journal::resume(&path)).await??;
+        let journal = Arc::new(Mutex::new(journal));
+        Ok(Self { way, segment, journal, agreed: false, distrusted: BTreeSet::new(), listed: BTreeMap::new() })
+    }
+
+    /// Goes as far as can be gone now. `segment` is what lies in the folder now: with its manifest it is whole.
+    ///
+    /// # Errors
+    /// When something did not succeed; the next call goes on from there.
+    pub async fn go_on(&mut self, segment: Segment) -> Result<Progress, Error> {
+        self.segment = segment;
+        if self.read(|state| state.verified.is_none()) && self.capture().await? == Progress::Growing {
+            return Ok(Progress::Growing);
+        }
+        if self.read(|state| !state.manifest_stored) {
+            self.manifest().await?;
+        }
+        remove(&self.way, &self.segment).await?;
+        Ok(Progress::Gone)
+    }
+
+    /// Gets the object into the store, as far as its bytes are there.
+    async fn capture(&mut self) -> Result<Progress, Error> {
+        for _ in 0..TURNS_MAX {
+            match self.turn().await? {
+                Turn::Growing => return Ok(Progress::Growing),
+                Turn::Verified => return Ok(Progress::Gone),
+                Turn::Again => {}
+            }
+        }
+        Err(self.restarted("too many keys were taken in a row"))
+    }
+
+    async fn turn(&mut self) -> Result<Turn, Error> {
+        // That the segment is whole was seen before its length is: the length is then final.
+        let whole = self.segment.manifest.is_some();
+        let Some(data) = self.segment.data.clone() else {
+            return if whole { Err(missing(&self.segment, "data file")) } else { Ok(Turn::Growing) };
+        };
+        let path = data.clone();
+        let bytes = blocking(move || fs::metadata(path)).await?.map_err(failed("examine", &data))?.len();
+        let parts = if whole { plan::parts(bytes) } else { Some(plan::whole_parts(bytes)) };
+        let parts = parts.ok_or(Error::TooLong { path: data.clone(), bytes })?;
+        if parts == 0 {
+            return Ok(Turn::Growing);
+        }
+        let begun = match self.upload() {
+            None => self.begin(whole, bytes).await?,
+            Some(upload) if !self.agreed => self.agree(&upload, whole, bytes).await?,
+            Some(_) => None,
+        };
+        if let Some(turn) = begun {
+            return Ok(turn);
+        }
+        if let Some(turn) = self.send(&data, whole, bytes, parts).await? {
+            return Ok(turn);
+        }
+        if !whole {
+            return Ok(Turn::Growing);
+        }
+        self.complete(bytes, parts).await
+    }
+
+    /// Creates an upload at the key, unless there is an object: ours ends the matter, another's means the next key.
+    async fn begin(&mut self, whole: bool, bytes: u64) -> Result<Option<Turn>, Error> {
+        let place = self.place();
+        match self.way.store.head(&place).await {
+            Ok(found) if self.is_ours(&found) => return self.confirm(&place, found, whole, bytes).await.map(Some),
+            Ok(_) => return self.take_next_key().await.map(Some),
+            Err(error) if error.class == Class::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        let labels = self.read(|state| Labels {
+            capture_id: state.open.capture_id.clone(),
+            agent_version: state.open.agent_version.clone(),
+            window: state.open.window,
+            format: state.open.extension.clone(),
+        });
+        if self.read(|state| !state.creating) {
+            self.append(Record::Creating).await?;
+        }
+        let upload_id = self.way.store.create(&place, &labels).await?;
+        self.append(Record::Created { upload_id }).await?;
+        self.forget_parts();
+        Ok(None)
+    }
+
+    /// Compares the journal with what S3 has of an upload that an earlier process began.
+    async fn agree(&mut self, upload: &Upload, whole: bool, bytes: u64) -> Result<Option<Turn>, Error> {
+        let listed = match self.way.store.list_parts(upload).await {
+            Ok(listed) => listed,
+            Err(error) if error.class == Class::NoSuchUpload => return self.settle_lost(whole, bytes, &error).await.map(Some),
+            Err(error) => return Err(error.into()),
+        };
+        self.way.counters.uploads_resumed.add(1);
+        self.forget_parts();
+        self.listed = listed.into_iter().map(|part| (part.number, part)).collect();
+        let same = |part: &Part| match self.listed.get(&part.number) {
+            Some(there) if there.bytes == part.bytes => match there.crc64nvme {
+                Some(crc64nvme) => crc64nvme == part.crc64nvme,
+                None => there.etag == part.etag,
+            },
+            _ => false,
+        };
+        let distrusted = self.read(|state| state.parts.values().filter(|part| !same(part)).map(|part| part.number).collect());
+        self.distrusted = distrusted;
+        Ok(None)
+    }
+
+    /// Sends the parts up to number `parts` that S3 does not have, several at a time. What arrived is in the journal also when
+    /// another part failed.
+    async fn send(&mut self, data: &Path, whole: bool, bytes: u64, parts: u32) -> Result<Option<Turn>, Error> {
+        let missing = self.missing_parts(bytes, parts);
+        let Some(upload) = self.upload().filter(|_| !missing.is_empty()) else { return Ok(None) };
+        // What S3 has must survive a power loss here, or a restart would send other bytes for the same part number.
+        let path = data.to_path_buf();
+        blocking(move || File::open(path)?.sync_data()).await?.map_err(failed("sync", data))?;
+        let mut waiting = missing.into_iter();
+        let mut under_way = JoinSet::new();
+        let mut failure = None;
+        loop {
+            while failure.is_none() && under_way.len() < PARTS_AT_ONCE {
+                let Some((number, section)) = waiting.next() else { break };
+                let (store, upload, path) = (self.way.store.clone(), upload.clone(), data.to_path_buf());
+                let listed = self.listed.get(&number).filter(|there| there.bytes == section.bytes).cloned();
+                under_way.spawn(async move { send_part(&*store, &upload, number, path, section, listed).await });
+            }
+            let Some(done) = under_way.join_next().await else { break };
+            match done.unwrap_or(Err(Error::Stopping)) {
+                Ok((part, sent)) => {
+                    if sent {
+                        self.way.counters.parts_sent.add(1);
+                        self.way.counters.bytes_sent.add(part.bytes);
+                    }
+                    self.distrusted.remove(&part.number);
+                    self.append(Record::Part(part)).await?;
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        match failure {
+            None => Ok(None),
+            Some(Error::Store(error)) if error.class == Class::NoSuchUpload => self.settle_lost(whole, bytes, &error).await.map(Some),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// The parts up to number `parts` of a file of `bytes` that S3 does not have.
+    fn missing_parts(&self, bytes: u64, parts: u32) -> Vec<(u32, Section)> {
+        self.read(|state| {
+            let there = |number: u32, section: Section| {
+                state.parts.get(&number).is_some_and(|part| part.bytes == section.bytes) && !self.distrusted.contains(&number)
+            };
+            let sections = (1..=parts).filter_map(|number| Some((number, plan::section(number, bytes)?)));
+            sections.filter(|&(number, section)| !there(number, section)).collect()
+        })
+    }
+
+    /// Has S3 make the object of the parts, and confirms it.
+    async fn complete(&mut self, bytes: u64, parts: u32) -> Result<Turn, Error> {
+        let Some(upload) = self.upload() else { return Ok(Turn::Again) };
+        let parts: Vec<Part> = self.read(|state| state.parts.range(1..=parts).map(|(_, part)| part.clone()).collect());
+        let crc64nvme = checksum::combine(parts.iter().map(|part| (part.crc64nvme, part.bytes)));
+        let whole = Whole { bytes, crc64nvme };
+        if self.read(|state| state.completing != Some((bytes, crc64nvme))) {
+            self.append(Record::Completing { bytes, crc64nvme }).await?;
+        }
+        let error = match self.way.store.complete(&upload, &parts, whole).await {
+            Ok(()) => {
+                let found = self.way.store.head(&upload.place).await?;
+                if self.is_ours(&found) {
+                    return self.confirm(&upload.place, found, true, bytes).await;
+                }
+                return self.take_next_key().await;
+            }
+            Err(error) => error,
+        };
+        match error.class {
+            Class::NoSuchUpload => self.settle_lost(true, bytes, &error).await,
+            Class::InvalidPart | Class::BadDigest => Err(self.restart(&error.to_string()).await?),
+            // A lost answer, or the key is taken: by us or by another.
+            Class::PreconditionFailed | Class::Conflict | Class::Transient | Class::Throttled => {
+                self.settle_unclear(&upload.place, bytes, error).await
+            }
+            Class::NotFound | Class::NoSuchBucket | Class::Denied => Err(error.into()),
+        }
+    }
+
+    /// After a completion that may or may not have happened: whose object is at the key?
+    async fn settle_unclear(&mut self, place: &Place, bytes: u64, error: store::Error) -> Result<Turn, Error> {
+        match self.way.store.head(place).await {
+            Ok(found) if self.is_ours(&found) => self.confirm(place, found, true, bytes).await,
+            Ok(_) => self.take_next_key().await,
+            // 409: S3 wants the upload to be begun anew. Otherwise the same completion is sent again later.
+            Err(head) if head.class == Class::NotFound && error.class == Class::Conflict => Err(self.restart(&error.to_string()).await?),
+            Err(_) => Err(error.into()),
+        }
+    }
+
+    /// After the upload turned out to be gone: it was completed, or it is lost. Only identity tells; that an object is there
+    /// does not.
+    async fn settle_lost(&mut self, whole: bool, bytes: u64, error: &store::Error) -> Result<Turn, Error> {
+        let place = self.place();
+        match self.way.store.head(&place).await {
+            Ok(found) if self.is_ours(&found) => return self.confirm(&place, found, whole, bytes).await,
+            Ok(_) => {}
+            Err(head) if head.class == Class::NotFound => {}
+            Err(head) => return Err(head.into()),
+        }
+        warn!(segment = self.segment.capture_id, "the upload is gone and there is no object: everything is sent again ({error})");
+        self.append(Record::Restart { cause: error.to_string() }).await?;
+        self.forget_parts();
+        Ok(Turn::Again)
+    }
+
+    /// Holds an object with our capture id against the segment's size and checksum; the journal then says that it is verified.
+    async fn confirm(&mut self, place: &Place, found: Found, whole: bool, bytes: u64) -> Result<Turn, Error> {
+        let capture_id = self.segment.capture_id.clone();
+        let differs = |what: String| Error::Differs { place: place.clone(), capture_id, what };
+        if !whole {
+            return Err(differs("the segment still grows".into()));
+        }
+        if found.bytes != bytes {
+            return Err(differs(format!("{} bytes where the spool has {bytes}", found.bytes)));
+        }
+        let Some(there) = found.crc64nvme else {
+            return Err(differs("the endpoint tells no CRC64NVME of it, without which nothing leaves the spool".into()));
+        };
+        let here = match self.read(|state| state.completing) {
+            Some((completed, crc64nvme)) if completed == bytes => crc64nvme,
+            _ => self.checksum_of_data(bytes).await?,
+        };
+        if there != here {
+            return Err(differs(format!("CRC64NVME {} where the spool has {}", checksum::to_base64(there), checksum::to_base64(here))));
+        }
+        self.append(Record::Verified { bytes, crc64nvme: here, etag: found.etag, version_id: found.version_id }).await?;
+        self.way.counters.segments_verified.add(1);
+        self.way.counters.bytes_verified.add(bytes);
+        info!(segment = self.segment.capture_id, "{place} is in S3 and confirmed, {bytes} bytes");
+        Ok(Turn::Verified)
+    }
+
+    async fn checksum_of_data(&self, bytes: u64) -> Result<u64, Error> {
+        let path = self.segment.data.clone().ok_or_else(|| missing(&self.segment, "data file"))?;
+        let read = path.clone();
+        blocking(move || checksum::of_section(&read, Section { offset: 0, bytes })).await?.map_err(failed("read", &path))
+    }
+
+    /// The key belongs to another object: the segment goes to the next one, from its beginning.
+    async fn take_next_key(&mut self) -> Result<Turn, Error> {
+        let (place, useless) = (self.place(), self.upload());
+        let key = successor(&place.key);
+        warn!(segment = self.segment.capture_id, "{place} is taken by another object: the segment goes to '{key}'");
+        self.append(Record::Key { key }).await?;
+        self.way.counters.key_collisions.add(1);
+        self.abandon(useless).await;
+        Ok(Turn::Again)
+    }
+
+    /// What was sent is of no use. Gives the error that says so: sending it all again waits for the next try.
+    async fn restart(&mut self, cause: &str) -> Result<Error, Error> {
+        let useless = self.upload();
+        self.append(Record::Restart { cause: cause.into() }).await?;
+        self.abandon(useless).await;
+        Ok(self.restarted(cause))
+    }
+
+    fn restarted(&self, cause: &str) -> Error {
+        Error::Restarted { capture_id: self.segment.capture_id.clone(), cause: cause.into() }
+    }
+
+    /// Aborts an upload that the journal has given up. Where that fails the bucket's lifecycle rule sees to it.
+    async fn abandon(&mut self, upload: Option<Upload>) {
+        self.forget_parts();
+        let Some(upload) = upload else { return };
+        match self.way.store.abort(&upload).await {
+            Err(error) if error.class != Class::NoSuchUpload => warn!(segment = self.segment.capture_id, "{error}"),
+            _ => {}
+        }
+    }
+
+    fn forget_parts(&mut self) {
+        self.agreed = true;
+        self.distrusted.clear();
+        self.listed.clear();
+    }
+
+    /// Stores the manifest of the confirmed object.
+    async fn manifest(&mut self) -> Result<(), Error> {
+        let path = self.segment.manifest.clone().ok_or_else(|| missing(&self.segment, "manifest"))?;
+        let facts = blocking(move || read_facts(&path)).await??;
+        let place = self.place();
+        let object = self.read(|state| state.verified.as_ref().map(|verified| ObjectFacts::new(&place.bucket, &place.key, verified)));
+        if let Some(object) = object.as_ref().filter(|object| object.bytes != facts.file_bytes) {
+            let id = &self.segment.capture_id;
+            warn!(segment = id, "the recorder counted {} bytes, the file and its object have {}", facts.file_bytes, object.bytes);
+        }
+        let key = store_manifest(&*self.way.store, &place.bucket, &Manifest::new(facts, object)).await?;
+        self.append(Record::ManifestStored { key }).await
+    }
+
+    fn place(&self) -> Place {
+        self.read(|state| Place { bucket: state.open.bucket.clone(), key: state.open.key.clone() })
+    }
+
+    fn upload(&self) -> Option<Upload> {
+        let place = self.place();
+        self.read(|state| state.upload_id.clone()).map(|id| Upload { place, id })
+    }
+
+    fn is_ours(&self, found: &Found) -> bool {
+        found.capture_id.as_deref() == Some(&self.read(|state| state.open.capture_id.clone()))
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(self.journal.lock().unwrap_or_else(PoisonError::into_inner).state())
+    }
+
+    async fn append(&self, record: Record) -> Result<(), Error> {
+        let journal = self.journal.clone();
+        Ok(self.way.change(move || journal.lock().unwrap_or_else(PoisonError::into_inner).append(record)).await??)
+    }
+}
+
+/// Stores the manifest of an idle window and removes its file.
+///
+/// # Errors
+/// When it cannot be read, stored or removed.
+pub async fn send_idle<S: Store>(way: &Way<S>, segment: &Segment) -> Result<Progress, Error> {
+    let path = segment.manifest.clone().ok_or_else(|| missing(segment, "manifest"))?;
+    let facts = blocking(move || read_facts(&path)).await??;
+    let bucket = facts.bucket.clone();
+    store_manifest(&*way.store, &bucket, &Manifest::new(facts, None)).await?;
+    remove(way, segment).await?;
+    Ok(Progress::Gone)
+}
+
+/// Stores a manifest, has it confirmed, and gives its key.
+async fn store_manifest<S: Store>(store: &S, bucket: &str, manifest: &Manifest) -> Result<String, Error> {
+    let place = Place { bucket: bucket.into(), key: manifest.key() };
+    let json = serde_json::to_vec_pretty(manifest)
+        .map_err(|cause| Error::Manifest { path: PathBuf::from(&place.key), cause: cause.to_string() })?;
+    let (bytes, crc64nvme) = (json.len() as u64, checksum::of_bytes(&json));
+    store.put(&place, json, crc64nvme).await?;
+    let found = store.head(&place).await?;
+    if found.bytes != bytes || found.crc64nvme != Some(crc64nvme) {
+        let what = format!("{} bytes with checksum {:?} are there, {bytes} with {crc64nvme} were sent", found.bytes, found.crc64nvme);
+        return Err(Error::Differs { place, capture_id: manifest.facts.capture_id.clone(), what });
+    }
+    Ok(place.key)
+}
+
+/// Sends one part, unless S3 has it already; gives what to write into the journal, and whether it was sent.
+async fn send_part<S: Store>(
+    store: &S,
+    upload: &Upload,
+    number: u32,
+    path: PathBuf,
+    section: Section,
+    listed: Option<Listed>,
+) -> Result<(Part, bool), Error> {
+    let read = path.clone();
+    let crc64nvme = blocking(move || checksum::of_section(&read, section)).await?.map_err(failed("read", &path))?;
+    let part = |etag| Part { number, bytes: section.bytes, crc64nvme, etag };
+    if let Some(there) = listed.filter(|there| there.crc64nvme == Some(crc64nvme)) {
+        return Ok((part(there.etag), false));
+    }
+    let etag = store.upload_part(upload, number, &Body { path, section, crc64nvme }).await?;
+    Ok((part(etag), true))
+}
+
+async fn remove<S>(way: &Way<S>, segment: &Segment) -> Result<(), Error> {
+    let (folder, segment) = (way.folder.clone(), segment.clone());
+    Ok(way.change(move || folder.remove(&segment)).await??)
+}
+
+/// Runs what waits for the disk where it holds up nobody.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    spawn_blocking(work).await.map_err(|_| Error::Stopping)
+}
+
+fn failed<'a>(act: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + use<'a> {
+    move |cause| Error::Data { act, path: path.into(), cause }
+}
+
+fn missing(segment: &Segment, what: &'static str) -> Error {
+    Error::Missing { capture_id: segment.capture_id.clone(), what }
+}
+
+/// The key to try when `key` is taken: `….pcap`, `…_0002.pcap`, `…_0003.pcap`.
+fn successor(key: &str) -> String {
+    let (folder, file) = key.rsplit_once('/').map_or((None, key), |(folder, file)| (Some(folder), file));
+    let (stem, extension) = file.split_once('.').unwrap_or((file, ""));
+    let (minute, ordinal) = match stem.rsplit_once('_') {
+        Some((minute, digits)) => (minute, digits.parse().unwrap_or(1)),
+        None => (stem, 1u32),
+    };
+    let name = format!("{minute}_{:04}.{extension}", ordinal.max(1).saturating_add(1));
+    folder.map_or(name.clone(), |folder| format!("{folder}/{name}"))
+}

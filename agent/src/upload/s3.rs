@@ -1,0 +1,422 @@
+//! The store that is Amazon S3: the only file that names its SDK.
+//! In: calls of [`Store`]. Out: the same as requests that end in bounded time and whose errors have a class.
+//! Never: waits for ever (each attempt has its timeout), stops retrying for want of retry tokens, weakens a checksum.
+//! Spec: Amazon S3 API Reference; AWS SDK for Rust Developer Guide "Configuring timeouts" and "Configuring retries".
+
+use std::error::Error as StdError;
+use std::time::{Duration, Instant};
+
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Config;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition, TokenBucket};
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, Length};
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass,
+};
+use tokio::sync::Mutex;
+
+use super::Settings;
+use super::checksum::{from_base64, to_base64};
+use super::plan::{self, PARTS_MAX};
+use super::store::{Body, Class, Error, Found, Labels, Listed, Place, Store, Upload, Whole};
+use crate::spool::journal::Part;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
+/// S3 may take minutes to put many parts together, and keeps the connection open meanwhile.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
+/// A part gets this long, and a second more for each [`SLOWEST_BYTES_PER_SECOND`] of it.
+const PART_TIMEOUT: Duration = Duration::from_secs(20);
+const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
+
+/// Attempts of the SDK within one call; beyond that the uploader's own loop tries again.
+const ATTEMPTS: u32 = 3;
+
+/// After this long without an answer the client is made anew: dead connections and old addresses go with it.
+const RENEW_AFTER: Duration = Duration::from_secs(300);
+
+/// Bytes read at once from the file of a part.
+const READ_BYTES: usize = 256 << 10;
+
+/// Metadata names on capture objects (`x-amz-meta-…`).
+const CAPTURE_ID: &str = "capture-id";
+
+/// The store that is Amazon S3, or speaks like it.
+#[derive(Debug)]
+pub struct S3 {
+    settings: Settings,
+    door: Mutex<Door>,
+}
+
+#[derive(Debug)]
+struct Door {
+    client: Option<Client>,
+    /// When anything was last heard from the other side.
+    heard: Instant,
+}
+
+impl S3 {
+    /// A store for `settings`; credentials, and region and endpoint unless set, come from the environment as the AWS tools take
+    /// them. Asks nobody yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, door: Mutex::new(Door { client: None, heard: Instant::now() }) }
+    }
+
+    async fn client(&self, act: &'static str, place: &Place) -> Result<Client, Error> {
+        let mut door = self.door.lock().await;
+        if let Some(client) = &door.client {
+            return Ok(client.clone());
+        }
+        let client = connect(&self.settings).await.map_err(|cause| Error {
+            class: Class::Transient,
+            act,
+            place: place.clone(),
+            cause: cause.into(),
+        })?;
+        door.client = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Gives a failure its act, its place and its class, and makes room for a new client when the old one seems useless.
+    async fn judge<T, E>(&self, act: &'static str, place: &Place, sent: Result<T, SdkError<E, HttpResponse>>) -> Result<T, Error>
+    where
+        E: ProvideErrorMetadata + StdError + 'static,
+    {
+        let mut door = self.door.lock().await;
+        let error = match sent {
+            Ok(done) => {
+                door.heard = Instant::now();
+                return Ok(done);
+            }
+            Err(error) => error,
+        };
+        let code = error.code().unwrap_or_default().to_owned();
+        let status = error.raw_response().map(|response| response.status().as_u16());
+        if status.is_some() {
+            door.heard = Instant::now();
+        }
+        // Temporary credentials have expired: a new client asks for new ones.
+        if matches!(code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidToken") || door.heard.elapsed() > RENEW_AFTER {
+            door.client = None;
+            door.heard = Instant::now();
+        }
+        Err(Error { class: classify(&code, status, place), act, place: place.clone(), cause: describe(&code, status, &error) })
+    }
+
+    fn owner(&self) -> Option<String> {
+        self.settings.expected_bucket_owner.clone()
+    }
+
+    /// How objects are encrypted, when the bucket's default shall not decide.
+    fn encryption(&self) -> (Option<ServerSideEncryption>, Option<String>) {
+        (self.settings.kms_key.as_ref().map(|_| ServerSideEncryption::AwsKms), self.settings.kms_key.clone())
+    }
+}
+
+/// A client with timeouts and retries of our own: with the SDK's defaults an endpoint that takes a part and never answers is
+/// waited for without end, and after a few failing calls the retry quota is used up and every later call is tried once.
+async fn connect(settings: &Settings) -> Result<Client, &'static str> {
+    let mut loader = aws_config::defaults(BehaviorVersion::latest());
+    if let Some(region) = &settings.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    if let Some(url) = &settings.endpoint_url {
+        loader = loader.endpoint_url(url);
+    }
+    let shared = loader.load().await;
+    if shared.region().is_none() {
+        return Err("the region is not known: set s3.region or AWS_REGION, or let the instance metadata be reached");
+    }
+    // Other endpoints than AWS's own have no DNS name per bucket.
+    let path_style = shared.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
+    let config = aws_sdk_s3::config::Builder::from(&shared)
+        .timeout_config(timeouts(CONTROL_TIMEOUT))
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        .retry_partition(RetryPartition::custom("tapfleet-upload").token_bucket(TokenBucket::unlimited()).build())
+        .force_path_style(path_style);
+    Ok(Client::from_conf(config.build()))
+}
+
+/// Timeouts of one attempt. The read timeout counts from the beginning of the request, so it must allow for sending it.
+fn timeouts(attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(attempt).operation_attempt_timeout(attempt).build()
+}
+
+fn within(attempt: Duration) -> aws_sdk_s3::config::Builder {
+    Config::builder().timeout_config(timeouts(attempt))
+}
+
+fn part_timeout(bytes: u64) -> Duration {
+    PART_TIMEOUT + Duration::from_secs(plan::size_class(bytes) / SLOWEST_BYTES_PER_SECOND)
+}
+
+/// The class of an answer, by its code, or by its status where there is none: answers to HEAD have no body.
+fn classify(code: &str, status: Option<u16>, place: &Place) -> Class {
+    match code {
+        "NoSuchUpload" => Class::NoSuchUpload,
+        "NoSuchBucket" => Class::NoSuchBucket,
+        "NoSuchKey" => Class::NotFound,
+        "PreconditionFailed" => Class::PreconditionFailed,
+        "ConditionalRequestConflict" | "OperationAborted" => Class::Conflict,
+        "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" => Class::InvalidPart,
+        "BadDigest" | "InvalidDigest" | "IncompleteBody" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => Class::BadDigest,
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => Class::Denied,
+        "SlowDown" | "ServiceUnavailable" | "TooManyRequests" | "RequestLimitExceeded" | "Throttling" | "ThrottlingException" => {
+            Class::Throttled
+        }
+        // A wrong clock is cured by time synchronisation, not by a new policy.
+        "RequestTimeTooSkewed" | "RequestExpired" | "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" => Class::Transient,
+        _ => match status {
+            Some(404) if place.key.is_empty() => Class::NoSuchBucket,
+            Some(404) => Class::NotFound,
+            Some(401 | 403) => Class::Denied,
+            Some(409) => Class::Conflict,
+            Some(412) => Class::PreconditionFailed,
+            Some(429 | 503) => Class::Throttled,
+            _ => Class::Transient,
+        },
+    }
+}
+
+/// Status, code, the store's words and its request id, or what kept the request from being answered.
+fn describe<E: ProvideErrorMetadata + StdError + 'static>(code: &str, status: Option<u16>, error: &SdkError<E, HttpResponse>) -> String {
+    let mut text = match status {
+        Some(status) => format!("HTTP {status} {code}"),
+        None => String::new(),
+    };
+    let mut say = |words: &str| {
+        if !words.is_empty() && !text.contains(words) {
+            let gap = if text.is_empty() { "" } else { ": " };
+            text.push_str(gap);
+            text.push_str(words);
+        }
+    };
+    match error.message() {
+        Some(message) => say(message),
+        None if status.is_some_and(|status| status < 300) || status.is_none() => {
+            let mut link: Option<&dyn StdError> = Some(error);
+            while let Some(error) = link {
+                say(&error.to_string());
+                link = error.source();
+            }
+        }
+        None => {}
+    }
+    if let Some(id) = error.raw_response().and_then(|response| response.headers().get("x-amz-request-id")) {
+        say(&format!("request {id}"));
+    }
+    text.trim_end().into()
+}
+
+fn unsigned(number: Option<i64>) -> u64 {
+    number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+}
+
+/// Numbers of the plan are small; what the SDK wants signed always fits.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl Store for S3 {
+    async fn head(&self, place: &Place) -> Result<Found, Error> {
+        let act = "examine";
+        let call = self.client(act, place).await?.head_object().bucket(&place.bucket).key(&place.key);
+        let sent = call.checksum_mode(ChecksumMode::Enabled).set_expected_bucket_owner(self.owner()).send().await;
+        let head = self.judge(act, place, sent).await?;
+        Ok(Found {
+            bytes: unsigned(head.content_length),
+            crc64nvme: head.checksum_crc64_nvme.as_deref().and_then(from_base64),
+            etag: head.e_tag,
+            version_id: head.version_id,
+            capture_id: head.metadata.and_then(|mut metadata| metadata.remove(CAPTURE_ID)),
+        })
+    }
+
+    async fn create(&self, place: &Place, labels: &Labels) -> Result<String, Error> {
+        let act = "begin an upload to";
+        let (encryption, kms_key) = self.encryption();
+        let call = self.client(act, place).await?.create_multipart_upload().bucket(&place.bucket).key(&place.key);
+        let sent = call
+            .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+            .checksum_type(ChecksumType::FullObject)
+            .metadata(CAPTURE_ID, &labels.capture_id)
+            .metadata("agent-version", &labels.agent_version)
+            .metadata("window", labels.window.to_string())
+            .metadata("format", &labels.format)
+            .set_storage_class(self.settings.storage_class.as_deref().map(StorageClass::from))
+            .set_server_side_encryption(encryption)
+            .set_ssekms_key_id(kms_key)
+            .set_expected_bucket_owner(self.owner())
+            .send()
+            .await;
+        let created = self.judge(act, place, sent).await?;
+        created.upload_id.ok_or_else(|| unanswered(act, place, "the answer names no upload id"))
+    }
+
+    async fn upload_part(&self, upload: &Upload, number: u32, body: &Body) -> Result<String, Error> {
+        let act = "send a part of";
+        let place = &upload.place;
+        let sent = self
+            .client(act, place)
+            .await?
+            .upload_part()
+            .bucket(&place.bucket)
+            .key(&place.key)
+            .upload_id(&upload.id)
+            .part_number(number.cast_signed())
+            .checksum_crc64_nvme(to_base64(body.crc64nvme))
+            .content_length(signed(body.section.bytes))
+            .body(stream(body).await.map_err(|cause| unanswered(act, place, &cause))?)
+            .set_expected_bucket_owner(self.owner())
+            .customize()
+            .config_override(within(part_timeout(body.section.bytes)))
+            .send()
+            .await;
+        let taken = self.judge(act, place, sent).await?;
+        taken.e_tag.ok_or_else(|| unanswered(act, place, "the answer names no ETag"))
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Listed>, Error> {
+        let act = "list the parts of";
+        let place = &upload.place;
+        let mut all = Vec::new();
+        let mut marker: Option<String> = None;
+        // A page holds up to 1000 parts; the bound is for a store that counts in circles.
+        while all.len() < PARTS_MAX as usize {
+            let call = self.client(act, place).await?.list_parts().bucket(&place.bucket).key(&place.key).upload_id(&upload.id);
+            let sent = call.set_part_number_marker(marker.clone()).set_expected_bucket_owner(self.owner()).send().await;
+            let page = self.judge(act, place, sent).await?;
+            let parts = page.parts.unwrap_or_default();
+            let empty = parts.is_empty();
+            all.extend(parts.into_iter().filter_map(|part| {
+                Some(Listed {
+                    number: u32::try_from(part.part_number?).ok()?,
+                    bytes: unsigned(part.size),
+                    crc64nvme: part.checksum_crc64_nvme.as_deref().and_then(from_base64),
+                    etag: part.e_tag?,
+                })
+            }));
+            if empty || page.is_truncated != Some(true) || page.next_part_number_marker == marker {
+                break;
+            }
+            marker = page.next_part_number_marker;
+        }
+        Ok(all)
+    }
+
+    async fn complete(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<(), Error> {
+        let act = "complete";
+        let place = &upload.place;
+        let part = |part: &Part| {
+            CompletedPart::builder()
+                .part_number(part.number.cast_signed())
+                .e_tag(&part.etag)
+                .checksum_crc64_nvme(to_base64(part.crc64nvme))
+                .build()
+        };
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(part).collect())).build();
+        let sent = self
+            .client(act, place)
+            .await?
+            .complete_multipart_upload()
+            .bucket(&place.bucket)
+            .key(&place.key)
+            .upload_id(&upload.id)
+            .multipart_upload(parts)
+            .checksum_crc64_nvme(to_base64(whole.crc64nvme))
+            .checksum_type(ChecksumType::FullObject)
+            .mpu_object_size(signed(whole.bytes))
+            .if_none_match("*")
+            .set_expected_bucket_owner(self.owner())
+            .customize()
+            .config_override(within(COMPLETE_TIMEOUT))
+            .send()
+            .await;
+        self.judge(act, place, sent).await.map(drop)
+    }
+
+    async fn abort(&self, upload: &Upload) -> Result<(), Error> {
+        let act = "abort the upload to";
+        let place = &upload.place;
+        let call = self.client(act, place).await?.abort_multipart_upload().bucket(&place.bucket).key(&place.key).upload_id(&upload.id);
+        let sent = call.set_expected_bucket_owner(self.owner()).send().await;
+        self.judge(act, place, sent).await.map(drop)
+    }
+
+    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64) -> Result<(), Error> {
+        let act = "store";
+        let (encryption, kms_key) = self.encryption();
+        let call = self.client(act, place).await?.put_object().bucket(&place.bucket).key(&place.key);
+        let sent = call
+            .content_type("application/json")
+            .checksum_crc64_nvme(to_base64(crc64nvme))
+            .body(ByteStream::from(body))
+            .set_server_side_encryption(encryption)
+            .set_ssekms_key_id(kms_key)
+            .set_expected_bucket_owner(self.owner())
+            .send()
+            .await;
+        self.judge(act, place, sent).await.map(drop)
+    }
+
+    async fn head_bucket(&self, bucket: &str) -> Result<(), Error> {
+        let act = "find the bucket";
+        let place = Place { bucket: bucket.into(), key: String::new() };
+        let call = self.client(act, &place).await?.head_bucket().bucket(bucket);
+        let sent = call.set_expected_bucket_owner(self.owner()).send().await;
+        self.judge(act, &place, sent).await.map(drop)
+    }
+}
+
+fn unanswered(act: &'static str, place: &Place, cause: &str) -> Error {
+    Error { class: Class::Transient, act, place: place.clone(), cause: cause.into() }
+}
+
+/// The section as a body that can be read again for a second attempt.
+async fn stream(body: &Body) -> Result<ByteStream, String> {
+    if body.section.bytes == 0 {
+        return Ok(ByteStream::from_static(&[]));
+    }
+    let read = ByteStream::read_from().path(&body.path).offset(body.section.offset).buffer_size(READ_BYTES);
+    read.length(Length::Exact(body.section.bytes)).build().await.map_err(|cause| format!("{}: {cause}", body.path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_classed_by_its_code_and_without_one_by_its_status() {
+        let object = Place { bucket: "b".into(), key: "k".into() };
+        let bucket = Place { bucket: "b".into(), key: String::new() };
+        let rows = [
+            ("NoSuchUpload", Some(404), &object, Class::NoSuchUpload),
+            ("NoSuchBucket", Some(404), &object, Class::NoSuchBucket),
+            ("NotFound", Some(404), &object, Class::NotFound),
+            ("", Some(404), &bucket, Class::NoSuchBucket),
+            ("", Some(403), &object, Class::Denied),
+            ("ExpiredToken", Some(400), &object, Class::Transient),
+            ("RequestTimeTooSkewed", Some(403), &object, Class::Transient),
+            ("PreconditionFailed", Some(412), &object, Class::PreconditionFailed),
+            ("ConditionalRequestConflict", Some(409), &object, Class::Conflict),
+            ("InternalError", Some(200), &object, Class::Transient),
+            ("SlowDown", Some(503), &object, Class::Throttled),
+            ("", None, &object, Class::Transient),
+        ];
+        for (code, status, place, class) in rows {
+            assert_eq!(classify(code, status, place), class, "{code} {status:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_gets_time_by_its_size_and_there_are_few_different_timeouts() {
+        assert_eq!(part_timeout(8 << 20), Duration::from_secs(20 + 32));
+        assert_eq!(part_timeout(1), part_timeout(8 << 20));
+        assert_eq!(part_timeout(256 << 20), Duration::from_secs(20 + 1024));
+    }
+}
