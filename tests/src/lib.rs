@@ -1,1 +1,3 @@
-//! x
+//! What the tests of several stages share. Nothing here uses the agent's own decoders or encoders.
+
+pub mod packet;

@@ -287,8 +287,22 @@ pub struct Gap {
 pub enum Event {
     /// Frames.
     Batch(Batch),
+    /// The thread cannot capture any more; it tries until it can.
+    Gone {
+        /// Which thread.
+        thread: usize,
+        /// Nanoseconds since 1970 when it noticed.
+        from_ns: u64,
+        /// What happened.
+        cause: String,
+    },
     /// The thread could not capture for a while; it can again.
-    Gap(Gap),
+    Gap {
+        /// Which thread.
+        thread: usize,
+        /// When and why not.
+        gap: Gap,
+    },
     /// The thread is done: no event of it follows.
     End {
         /// Which thread.

@@ -126,6 +126,8 @@ impl<C: Clock> Worker<C> {
     fn reopen(&mut self, old: Box<dyn Engine>, interface: &str, cause: String) -> Result<Option<Box<dyn Engine>>, Error> {
         let from_ns = self.clock.now().wall_ns;
         tracing::warn!(thread = self.thread, interface, cause, "interface gone; capture goes on when it is back");
+        let cause = format!("interface '{interface}' {cause}");
+        let _ = self.events.send(Event::Gone { thread: self.thread, from_ns, cause: cause.clone() });
         drop(old);
         self.counted = Losses::default();
         loop {
@@ -137,8 +139,7 @@ impl<C: Clock> Worker<C> {
                 Ok(engine) => {
                     let to_ns = self.clock.now().wall_ns;
                     tracing::info!(thread = self.thread, interface, "interface back; capturing again");
-                    let gap = Gap { from_ns, to_ns, cause: format!("interface '{interface}' {cause}") };
-                    let _ = self.events.send(Event::Gap(gap));
+                    let _ = self.events.send(Event::Gap { thread: self.thread, gap: Gap { from_ns, to_ns, cause } });
                     return Ok(Some(engine));
                 }
                 Err(Error::Gone { .. } | Error::UnknownInterface { .. } | Error::NoDefaultRoute { .. }) => {}

@@ -4,3 +4,4 @@
 pub mod clock;
 pub mod imds;
 pub mod nic;
+pub mod systemd;

@@ -208,3 +208,38 @@ pub struct Facts {
     /// The agent died while this was open: the file was cut after its last whole record and the counts are the last known.
     pub salvaged: bool,
 }
+
+impl Facts {
+    /// What is known of a segment before its first frame. Form: uncompressed microsecond pcap, until said otherwise.
+    #[must_use]
+    pub fn begin(kind: Kind, capture_id: String, instance: String, bucket: String, window: WindowFacts) -> Self {
+        Self {
+            kind,
+            capture_id,
+            instance,
+            agent_version: env!("CARGO_PKG_VERSION").into(),
+            key: None,
+            bucket,
+            window,
+            opened: window.start,
+            format: Format::Pcap,
+            precision: Precision::Micro,
+            compression: Compression::None,
+            filter: None,
+            frames: 0,
+            bytes: 0,
+            first: None,
+            last: None,
+            late: 0,
+            drops: BTreeMap::new(),
+            ignored: BTreeMap::new(),
+            losses: LossFacts::default(),
+            origins: Vec::new(),
+            gaps: Vec::new(),
+            clock: ClockFacts::default(),
+            index: Index::default(),
+            file_bytes: 0,
+            salvaged: false,
+        }
+    }
+}

@@ -1,8 +1,7 @@
 //! In: judged frames in order of time, and the clock. Out: bytes of capture files, in chunks, and what each file holds.
 //! Never: waits for the network; loses a frame (written or counted, once); reopens a window; needs a packet to close one.
 
-use crate::capture::Gap;
-
+pub mod account;
 pub mod facts;
 pub mod key;
 pub mod pcap;
@@ -69,16 +68,25 @@ pub struct Settings {
     pub filter: Option<String>,
     /// Which instance records.
     pub instance: String,
-    /// In front of every capture key, empty or ending in `/`.
-    pub key_prefix: String,
     /// Where captures go, for the journal.
     pub bucket: String,
     /// A chunk is handed to the spool at most this long after its first byte.
     pub flush_ms: u64,
     /// How long after the end of a window the kernel may still hold frames of it (ring retirement).
     pub retirement_ms: u64,
-    /// Whether windows without frames get a manifest of their own (not when replaying a file).
-    pub idle_manifests: bool,
+    /// Whether the frames come from a file: then their stamps are the clock, and windows without frames get no manifest.
+    pub replay: bool,
+}
+
+/// Ending of capture files and keys.
+#[must_use]
+pub fn extension(format: Format, compression: Compression) -> &'static str {
+    match (format, compression) {
+        (Format::Pcap, Compression::None) => "pcap",
+        (Format::Pcapng, Compression::None) => "pcapng",
+        (Format::Pcap, Compression::Zstd) => "pcap.zst",
+        (Format::Pcapng, Compression::Zstd) => "pcapng.zst",
+    }
 }
 
 /// Names a segment among those that are open in a [`Spool`].
@@ -88,7 +96,7 @@ pub struct SegmentNumber(pub u64);
 /// Bytes of one segment, following those handed over before.
 #[derive(Debug)]
 pub struct Chunk {
-    /// The bytes; the buffer comes back by [`Spool::buffer`] when they are written.
+    /// The bytes; the memory comes back by [`Spool::buffer`] when they are written.
     pub bytes: Vec<u8>,
     /// Where in `bytes` the first record that begins here begins, and its stamp.
     pub first_record: Option<(u32, Stamp)>,
@@ -96,14 +104,20 @@ pub struct Chunk {
 
 /// Where the recorder puts what it makes. Implemented by the spool; hands over memory, never waits for the network.
 pub trait Spool {
-    /// An empty buffer of at least [`Spool::CHUNK_BYTES`]. Waits for the disk when all buffers are on their way to it.
+    /// Capacity of the buffers: a multiple of the page size.
+    const CHUNK_BYTES: usize = 1 << 20;
+
+    /// An empty buffer with room for [`Spool::CHUNK_BYTES`]. Waits for the disk when all buffers are on their way to it.
     fn buffer(&mut self) -> Vec<u8>;
 
     /// Begins a segment: journal first, then the empty file.
-    fn open(&mut self, number: SegmentNumber, facts: &Facts);
+    fn open(&mut self, number: SegmentNumber, facts: Facts);
 
-    /// Appends to a segment. `facts` is what is known of it so far, for the draft manifest.
-    fn append(&mut self, number: SegmentNumber, chunk: Chunk, facts: &Facts);
+    /// Appends to a segment.
+    fn append(&mut self, number: SegmentNumber, chunk: Chunk);
+
+    /// Keeps what is known of a segment so far, for the case that the agent dies.
+    fn draft(&mut self, number: SegmentNumber, facts: Facts);
 
     /// Ends a segment: everything on disk, durable, and marked as whole.
     fn close(&mut self, number: SegmentNumber, facts: Facts);
@@ -111,16 +125,6 @@ pub trait Spool {
     /// Files the manifest of a window without frames.
     fn idle(&mut self, facts: Facts);
 
-    /// Whether the spool can take `bytes` more.
-    fn has_room(&self, bytes: u64) -> bool;
-
-    /// Size of the buffers: a multiple of the page size.
-    const CHUNK_BYTES: usize = 1 << 20;
-}
-
-/// A gap and the losses that belong to no frame, as the recorder is told of them.
-#[derive(Clone, Default, Debug)]
-pub struct Outside {
-    /// Times without capture.
-    pub gaps: Vec<Gap>,
+    /// Whether the spool takes more.
+    fn has_room(&self) -> bool;
 }

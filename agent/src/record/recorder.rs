@@ -1,1 +1,586 @@
-//! Stub.
+//! Puts each judged frame where it belongs: into the segment of its window, into quarantine, or into a count.
+//! In: events of the capture threads, the clock. Out: segments and facts to the spool.
+//! Never: reopens a window; waits for a packet to close one; counts a frame twice or not at all.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::account::Account;
+use super::facts::{ClockFacts, GapFacts, Kind, LossFacts, Stamp, WindowFacts};
+use super::key::Names;
+use super::quarantine::{self, Allowance};
+use super::segment::{Entry, Segment};
+use super::window::Window;
+use super::{Compression, Facts, Format, Precision, SegmentNumber, Settings, Spool, pcapng};
+use crate::capture::merge::Merge;
+use crate::capture::worker::Shared;
+use crate::capture::{Batch, Direction, Event, Gap, Item, What};
+use crate::host::clock::{Clock, Now, SECOND_NS};
+use crate::host::nic::LossCounters;
+use crate::observe::counters::Counters;
+use crate::wire::{Drop, Link, Origin};
+
+/// How long the loop waits for events before it looks at the clock.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How long after a window's end (and the ring's retirement) its frames still go to it.
+const LINGER_NS: u64 = SECOND_NS;
+
+/// A change of the wall clock against the monotonic one that is a step, not a slew.
+const STEP_NS: u64 = SECOND_NS / 2;
+
+/// How often the facts of a growing segment are kept.
+const DRAFT_EVERY_NS: u64 = SECOND_NS;
+
+/// How many batches of one thread may wait for the others.
+const LANE_BATCHES_MAX: usize = 16;
+
+/// Reads the interface's loss counters, totals since boot.
+pub type Meter = Box<dyn FnMut() -> LossCounters + Send>;
+
+/// One of at most two windows that are open, with its account and its open segment.
+struct Slot {
+    window: Window,
+    /// Whether recording went on when the window began: its first segment is then named after that moment.
+    steady: bool,
+    /// Whether a segment of this window has been closed (by size).
+    split: bool,
+    account: Account,
+    segment: Option<Open>,
+}
+
+/// A segment and what its manifest says from the beginning.
+struct Open {
+    segment: Segment,
+    facts: Facts,
+    /// Interface number in this file by number of the origin; `u32::MAX`: not yet declared.
+    interfaces: Vec<u32>,
+    drafted_ns: u64,
+}
+
+/// What was written since the counters were last told: they are atomics, and not touched for each frame.
+#[derive(Default)]
+struct Written {
+    frames: u64,
+    bytes: u64,
+    late: u64,
+    cut: u64,
+    missing_gwlb_options: u64,
+    repeated_option: u64,
+    runt: u64,
+}
+
+impl Written {
+    fn tell(&mut self, counters: &Counters) {
+        counters.frames_written.add(self.frames);
+        counters.bytes_written.add(self.bytes);
+        counters.frames_late.add(self.late);
+        counters.notes_cut.add(self.cut);
+        counters.notes_missing_gwlb_options.add(self.missing_gwlb_options);
+        counters.notes_repeated_option.add(self.repeated_option);
+        counters.notes_runt.add(self.runt);
+        *self = Self::default();
+    }
+}
+
+/// The recorder. `run` is its thread.
+pub struct Recorder<S, C> {
+    settings: Settings,
+    spool: S,
+    clock: C,
+    shared: Arc<Shared>,
+    meter: Meter,
+    names: Names,
+    next_number: u64,
+    current: Option<Slot>,
+    previous: Option<Slot>,
+    quarantine: Option<Open>,
+    allowance: Allowance,
+    origins: HashMap<Origin, u32>,
+    origin_list: Vec<Origin>,
+    /// By thread: the thread's number of an origin to ours.
+    translation: Vec<Vec<u32>>,
+    now: Now,
+    steps: u64,
+    newest_ns: u64,
+    metered: (LossCounters, [u64; 3]),
+    drops_told: u64,
+    written: Written,
+    gaps_open: HashMap<usize, Gap>,
+}
+
+impl<S: Spool, C: Clock> Recorder<S, C> {
+    /// A recorder that begins now. `names` knows the keys that earlier processes gave and the spool still holds.
+    pub fn new(settings: Settings, spool: S, clock: C, shared: Arc<Shared>, mut meter: Meter, names: Names) -> Self {
+        let now = clock.now();
+        let threads = shared.complete_until_ns.len();
+        Self {
+            names,
+            allowance: Allowance::new(settings.quarantine_bytes_per_s),
+            metered: (meter(), [0; 3]),
+            settings,
+            spool,
+            clock,
+            shared,
+            meter,
+            next_number: 0,
+            current: None,
+            previous: None,
+            quarantine: None,
+            origins: HashMap::new(),
+            origin_list: Vec::new(),
+            translation: vec![Vec::new(); threads],
+            now,
+            steps: 0,
+            newest_ns: 0,
+            drops_told: 0,
+            written: Written::default(),
+            gaps_open: HashMap::new(),
+        }
+    }
+
+    /// Takes events until every capture thread has ended, then closes what is open. `spent` gives the batches back, by thread.
+    /// Gives the errors with which threads ended.
+    pub fn run(mut self, events: &Receiver<Event>, spent: &[SyncSender<Batch>]) -> Vec<crate::capture::Error> {
+        let mut merge = Merge::new(spent.len(), LANE_BATCHES_MAX);
+        let mut errors = Vec::new();
+        while !merge.is_finished() {
+            // Read before the events: what a thread sent before it said so is then in hand.
+            let complete: Vec<u64> = self.shared.complete_until_ns.iter().map(|ns| ns.load(Ordering::Acquire)).collect();
+            match events.recv_timeout(LOOK_EVERY) {
+                Ok(event) => {
+                    self.take(event, &mut merge, spent, &mut errors);
+                    for event in events.try_iter().take(LANE_BATCHES_MAX * spent.len()) {
+                        self.take(event, &mut merge, spent, &mut errors);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => (0..spent.len()).for_each(|thread| merge.end(thread)),
+            }
+            for (thread, &ns) in complete.iter().enumerate() {
+                merge.complete(thread, ns);
+            }
+            let stepped = self.look_at_clock();
+            merge.drain(
+                stepped,
+                |batch, item| self.record(batch, item),
+                |batch| {
+                    if let Some(back) = spent.get(batch.thread) {
+                        // A thread that has ended takes nothing back.
+                        let _ = back.try_send(released(batch));
+                    }
+                },
+            );
+            self.written.tell(&self.shared.counters);
+            if stepped {
+                self.close_all(true);
+            }
+            self.tick();
+        }
+        self.look_at_clock();
+        self.close_all(false);
+        errors
+    }
+
+    fn take(&mut self, event: Event, merge: &mut Merge, spent: &[SyncSender<Batch>], errors: &mut Vec<crate::capture::Error>) {
+        match event {
+            Event::Batch(batch) => {
+                self.learn(&batch);
+                if let Err(batch) = merge.push(batch)
+                    && let Some(back) = spent.get(batch.thread)
+                {
+                    let _ = back.try_send(released(batch));
+                }
+            }
+            Event::Gone { thread, from_ns, cause } => {
+                self.shared.counters.gaps.add(1);
+                self.gaps_open.insert(thread, Gap { from_ns, to_ns: from_ns, cause });
+            }
+            Event::Gap { thread, gap } => {
+                self.gaps_open.remove(&thread);
+                self.current_slot().account.gap(GapFacts { from: Stamp(gap.from_ns), to: Stamp(gap.to_ns), cause: gap.cause });
+            }
+            Event::End { thread, error } => {
+                merge.end(thread);
+                errors.extend(error);
+            }
+        }
+    }
+
+    /// Gives the origins that a thread met for the first time their numbers here.
+    fn learn(&mut self, batch: &Batch) {
+        let Some(translation) = self.translation.get_mut(batch.thread) else { return };
+        for &(number, origin) in &batch.new_origins {
+            let list = &mut self.origin_list;
+            let ours = *self.origins.entry(origin).or_insert_with(|| {
+                list.push(origin);
+                list.len() as u32 - 1
+            });
+            let number = number as usize;
+            if translation.len() <= number {
+                translation.resize(number + 1, ours);
+            }
+            if let Some(place) = translation.get_mut(number) {
+                *place = ours;
+            }
+        }
+    }
+
+    /// Reads the clock; true when the wall clock has stepped since the last look.
+    fn look_at_clock(&mut self) -> bool {
+        if self.settings.replay {
+            self.now = Now { wall_ns: self.newest_ns, monotonic_ns: self.newest_ns };
+            return false;
+        }
+        let now = self.clock.now();
+        self.shared.counters.recorder.beat_ns.set(now.monotonic_ns);
+        let expected = self.now.wall_ns.saturating_add(now.monotonic_ns.saturating_sub(self.now.monotonic_ns));
+        self.now = now;
+        let stepped = expected.abs_diff(now.wall_ns) > STEP_NS;
+        if stepped {
+            self.steps += 1;
+            self.shared.counters.clock_steps.add(1);
+            let by_ms = (now.wall_ns as i128 - expected as i128) / 1_000_000;
+            tracing::warn!(by_ms, "the clock stepped; the segment is closed and a new one opened");
+        }
+        stepped
+    }
+
+    /// Writes, keeps or counts one frame.
+    fn record(&mut self, batch: &Batch, item: &Item) {
+        self.newest_ns = self.newest_ns.max(item.time_ns);
+        let (late, in_previous) = self.place(item.time_ns);
+        match item.what {
+            What::Ignored(reason) => {
+                self.shared.counters.ignored.get(reason.index()).inspect(|count| count.add(1));
+                self.slot(in_previous).account.ignored(reason);
+            }
+            What::Dropped(reason) => {
+                if reason.is_malformed() {
+                    self.keep_in_quarantine(batch, item, reason);
+                }
+                self.drop(in_previous, reason);
+            }
+            What::Inner { link, notes, direction, origin } => {
+                if self.settings.schedule.as_mut().is_some_and(|schedule| !schedule.is_on(item.time_ns)) {
+                    return self.drop(in_previous, Drop::OutOfSchedule);
+                }
+                if !self.spool.has_room() {
+                    return self.drop(in_previous, Drop::SpoolFull);
+                }
+                let origin = self.translation.get(batch.thread).and_then(|t| t.get(origin as usize)).copied().unwrap_or_default();
+                let entry = Entry {
+                    time_ns: item.time_ns,
+                    bytes: batch.bytes_of(item),
+                    orig_len: item.orig_len,
+                    link,
+                    direction,
+                    interface: 0,
+                    lost: 0,
+                    comment: "",
+                };
+                self.written.cut += u64::from(notes.cut);
+                self.written.missing_gwlb_options += u64::from(notes.missing_gwlb_options);
+                self.written.repeated_option += u64::from(notes.repeated_option);
+                self.written.runt += u64::from(notes.runt);
+                self.write(in_previous, late, entry, origin);
+            }
+        }
+    }
+
+    fn drop(&mut self, in_previous: bool, reason: Drop) {
+        self.shared.counters.drops.get(reason.index()).inspect(|count| count.add(1));
+        self.slot(in_previous).account.dropped(reason);
+    }
+
+    /// Makes the window of a stamp current if it is a later one. Says whether the frame is late, and whether the window that
+    /// is still lingering takes it.
+    fn place(&mut self, time_ns: u64) -> (bool, bool) {
+        let length_ns = self.settings.rotate_seconds.saturating_mul(SECOND_NS);
+        if let Some(current) = &self.current {
+            let start_ns = current.window.start_ns;
+            if time_ns >= start_ns && time_ns < current.window.end_ns() {
+                return (false, false);
+            }
+            if time_ns < start_ns {
+                let lingering = self.previous.as_ref().is_some_and(|slot| slot.window == Window::of(time_ns, length_ns));
+                return (!lingering, lingering);
+            }
+        }
+        // A stamp of the future is of a clock that has since been set back: it belongs to now.
+        let bound_ns = if self.settings.replay { u64::MAX } else { self.now.wall_ns };
+        self.advance(Window::of(time_ns.min(bound_ns), length_ns));
+        let late = self.current.as_ref().is_some_and(|slot| time_ns < slot.window.start_ns);
+        (late, false)
+    }
+
+    /// Makes a later window the current one; what was current lingers, what was lingering is closed.
+    fn advance(&mut self, window: Window) {
+        if self.current.as_ref().is_some_and(|slot| slot.window >= window) {
+            return;
+        }
+        self.close_previous();
+        let steady = self.current.is_some();
+        self.previous = self.current.take();
+        self.current = Some(Slot { window, steady, split: false, account: Account::default(), segment: None });
+    }
+
+    fn current_slot(&mut self) -> &mut Slot {
+        self.slot(false)
+    }
+
+    fn slot(&mut self, previous: bool) -> &mut Slot {
+        let length_ns = self.settings.rotate_seconds.saturating_mul(SECOND_NS);
+        let window = Window::of(self.now.wall_ns, length_ns);
+        let slot = if previous { &mut self.previous } else { &mut self.current };
+        slot.get_or_insert_with(|| Slot { window, steady: false, split: false, account: Account::default(), segment: None })
+    }
+
+    fn write(&mut self, in_previous: bool, late: bool, mut entry: Entry<'_>, origin: u32) {
+        let bytes = entry.bytes.len() as u64;
+        self.make_segment_ready(in_previous, entry.time_ns, bytes);
+        let slot = if in_previous { &mut self.previous } else { &mut self.current };
+        let Some(Slot { account, segment: Some(open), .. }) = slot else { return };
+        let place = origin as usize;
+        if open.interfaces.len() <= place {
+            open.interfaces.resize(place + 1, u32::MAX);
+        }
+        if let (Some(interface), Some(origin)) = (open.interfaces.get_mut(place), self.origin_list.get(place)) {
+            if *interface == u32::MAX {
+                *interface = open.segment.origin(origin, &mut self.spool);
+            }
+            entry.interface = *interface;
+        }
+        let counters = &self.shared.counters;
+        let kernel_drops = counters.kernel_drops.get();
+        entry.lost = kernel_drops - self.drops_told;
+        self.drops_told = kernel_drops;
+        account.written(entry.time_ns, bytes, origin, late);
+        self.written.frames += 1;
+        self.written.bytes += bytes;
+        self.written.late += u64::from(late);
+        open.segment.write(&entry, &mut self.spool, self.now.monotonic_ns);
+    }
+
+    /// Opens the segment that the next frame of the window goes to: the first, or the next when the last is full.
+    fn make_segment_ready(&mut self, in_previous: bool, time_ns: u64, bytes: u64) {
+        let max_bytes = self.settings.max_bytes;
+        let slot = if in_previous { &self.previous } else { &self.current };
+        if slot.as_ref().and_then(|slot| slot.segment.as_ref()).is_some_and(|open| open.segment.bytes() + bytes <= max_bytes) {
+            return;
+        }
+        let Some(mut slot) = (if in_previous { self.previous.take() } else { self.current.take() }) else { return };
+        if slot.segment.is_some() {
+            self.close_segment(&mut slot, false);
+            slot.split = true;
+        }
+        slot.segment = Some(self.open_segment(&slot, time_ns));
+        *(if in_previous { &mut self.previous } else { &mut self.current }) = Some(slot);
+    }
+
+    fn keep_in_quarantine(&mut self, batch: &Batch, item: &Item, reason: Drop) {
+        let bytes = batch.bytes_of(item);
+        if !self.allowance.take(bytes.len() as u64, self.now.monotonic_ns) || !self.spool.has_room() {
+            return;
+        }
+        let now_ns = self.now.monotonic_ns;
+        let mut open = match self.quarantine.take() {
+            Some(open) => open,
+            None => self.open_quarantine(item.time_ns),
+        };
+        let entry = Entry {
+            time_ns: item.time_ns,
+            bytes,
+            orig_len: item.orig_len,
+            link: Link::Ethernet,
+            direction: Direction::Unknown,
+            interface: 0,
+            lost: 0,
+            comment: reason.name(),
+        };
+        open.segment.write(&entry, &mut self.spool, now_ns);
+        open.facts.frames += 1;
+        open.facts.bytes += bytes.len() as u64;
+        open.facts.first = Some(open.facts.first.map_or(Stamp(item.time_ns), |first| first.min(Stamp(item.time_ns))));
+        open.facts.last = open.facts.last.max(Some(Stamp(item.time_ns)));
+        *open.facts.drops.entry(reason.name().into()).or_default() += 1;
+        self.shared.counters.frames_quarantined.add(1);
+        self.quarantine = Some(open);
+    }
+
+    fn open_quarantine(&mut self, time_ns: u64) -> Open {
+        let window = self.current_slot().window;
+        let mut facts = self.facts(Kind::Quarantine, window, time_ns);
+        facts.key = Some(self.names.give(time_ns, quarantine::EXTENSION));
+        facts.format = Format::Pcapng;
+        facts.precision = Precision::Nano;
+        facts.compression = Compression::None;
+        let mut open = self.open(facts);
+        open.segment.interface(quarantine::INTERFACE, "outer frames that could not be decoded", &mut self.spool);
+        open
+    }
+
+    fn open_segment(&mut self, slot: &Slot, time_ns: u64) -> Open {
+        let opened_ns = if slot.steady && !slot.split { slot.window.start_ns } else { time_ns.max(slot.window.start_ns) };
+        let mut facts = self.facts(Kind::Capture, slot.window, opened_ns);
+        facts.key = Some(self.names.give(opened_ns, super::extension(facts.format, facts.compression)));
+        self.open(facts)
+    }
+
+    fn open(&mut self, facts: Facts) -> Open {
+        let number = SegmentNumber(self.next_number);
+        self.next_number += 1;
+        self.spool.open(number, facts.clone());
+        self.shared.counters.segments_opened.add(1);
+        let comment = format!("instance={} capture_id={} window={}", facts.instance, facts.capture_id, facts.window.start);
+        let now_ns = self.now.monotonic_ns;
+        let segment = Segment::begin(number, &facts, self.settings.snaplen, &comment, &mut self.spool, now_ns);
+        Open { segment, facts, interfaces: Vec::new(), drafted_ns: 0 }
+    }
+
+    fn facts(&self, kind: Kind, window: Window, opened_ns: u64) -> Facts {
+        let settings = &self.settings;
+        let window = WindowFacts { start: Stamp(window.start_ns), seconds: window.length_ns / SECOND_NS };
+        Facts {
+            opened: Stamp(opened_ns),
+            format: settings.format,
+            precision: if settings.format == Format::Pcapng { Precision::Nano } else { settings.precision },
+            compression: settings.compression,
+            filter: settings.filter.clone(),
+            clock: ClockFacts { steps: self.steps, closed_by_step: false },
+            ..Facts::begin(kind, Uuid::now_v7().to_string(), settings.instance.clone(), settings.bucket.clone(), window)
+        }
+    }
+
+    /// What the clock asks for: windows that end, chunks and drafts that are due.
+    fn tick(&mut self) {
+        if !self.settings.replay {
+            self.advance(Window::of(self.now.wall_ns, self.settings.rotate_seconds.saturating_mul(SECOND_NS)));
+        }
+        let linger_ns = LINGER_NS + self.settings.retirement_ms * 1_000_000;
+        // Between steps the wall clock goes as the monotonic one does; a step has closed both windows.
+        if self.previous.as_ref().is_some_and(|slot| self.now.wall_ns >= slot.window.end_ns().saturating_add(linger_ns)) {
+            self.close_previous();
+        }
+        let now_ns = self.now.monotonic_ns;
+        let age_ns = self.settings.flush_ms * 1_000_000;
+        for slot in [&mut self.previous, &mut self.current].into_iter().flatten() {
+            let Some(open) = &mut slot.segment else { continue };
+            open.segment.flush(now_ns, age_ns, &mut self.spool);
+            if now_ns.saturating_sub(open.drafted_ns) >= DRAFT_EVERY_NS {
+                open.drafted_ns = now_ns;
+                let mut facts = open.facts.clone();
+                slot.account.tell(&mut facts, &self.origin_list);
+                self.spool.draft(open.segment.number(), facts);
+            }
+        }
+        if let Some(open) = &mut self.quarantine {
+            open.segment.flush(now_ns, age_ns, &mut self.spool);
+            if now_ns.saturating_sub(open.drafted_ns) >= DRAFT_EVERY_NS {
+                open.drafted_ns = now_ns;
+                self.spool.draft(open.segment.number(), open.facts.clone());
+            }
+        }
+    }
+
+    fn close_previous(&mut self) {
+        if let Some(slot) = self.previous.take() {
+            self.close_slot(slot, false);
+            self.close_quarantine();
+        }
+    }
+
+    fn close_all(&mut self, stepped: bool) {
+        for slot in [self.previous.take(), self.current.take()].into_iter().flatten() {
+            self.close_slot(slot, stepped);
+        }
+        self.close_quarantine();
+    }
+
+    fn close_quarantine(&mut self) {
+        if let Some(mut open) = self.quarantine.take() {
+            open.segment.flush(self.now.monotonic_ns, 0, &mut self.spool);
+            self.spool.close(open.segment.number(), open.facts);
+            self.shared.counters.segments_closed.add(1);
+        }
+    }
+
+    fn close_slot(&mut self, mut slot: Slot, stepped: bool) {
+        for gap in self.gaps_open.values() {
+            slot.account.gap(GapFacts {
+                from: Stamp(gap.from_ns),
+                to: Stamp(slot.window.end_ns().min(self.now.wall_ns)),
+                cause: gap.cause.clone(),
+            });
+        }
+        if slot.segment.is_some() {
+            return self.close_segment(&mut slot, stepped);
+        }
+        let losses = self.losses();
+        let quiet = slot.account == Account::default() && losses.kernel_packets == 0;
+        if quiet && (slot.split || self.settings.replay) {
+            return;
+        }
+        let mut facts = self.facts(Kind::Idle, slot.window, slot.window.start_ns);
+        slot.account.tell(&mut facts, &self.origin_list);
+        facts.losses = losses;
+        facts.clock.closed_by_step = stepped;
+        self.spool.idle(facts);
+    }
+
+    fn close_segment(&mut self, slot: &mut Slot, stepped: bool) {
+        let Some(mut open) = slot.segment.take() else { return };
+        let account = std::mem::take(&mut slot.account);
+        let mut facts = open.facts;
+        account.tell(&mut facts, &self.origin_list);
+        facts.losses = self.losses();
+        facts.clock = ClockFacts { steps: self.steps, closed_by_step: stepped };
+        let statistics =
+            pcapng::Statistics { start_ns: facts.opened.0, end_ns: facts.last.map_or(facts.opened.0, |last| last.0), ..Default::default() };
+        let of = open.interfaces.iter().enumerate().filter(|&(_, &interface)| interface != u32::MAX).map(|(origin, &interface)| {
+            let kernel_drops = (interface == 0).then_some(facts.losses.kernel_drops);
+            (interface, pcapng::Statistics { received: account.frames_of(origin), kernel_drops, ..statistics })
+        });
+        open.segment.statistics(of, &mut self.spool);
+        open.segment.flush(self.now.monotonic_ns, 0, &mut self.spool);
+        self.spool.close(open.segment.number(), facts);
+        self.shared.counters.segments_closed.add(1);
+    }
+
+    /// What was lost outside since the last manifest.
+    fn losses(&mut self) -> LossFacts {
+        let counters = &self.shared.counters;
+        let kernel = [counters.kernel_packets.get(), counters.kernel_drops.get(), counters.kernel_freezes.get()];
+        let total = (self.meter)();
+        let (before, kernel_before) = std::mem::replace(&mut self.metered, (total.clone(), kernel));
+        let moved = |now: &std::collections::BTreeMap<String, u64>, before: &std::collections::BTreeMap<String, u64>| {
+            now.iter()
+                .map(|(name, &n)| (name.clone(), n.saturating_sub(before.get(name).copied().unwrap_or(0))))
+                .filter(|&(_, n)| n > 0)
+                .collect()
+        };
+        let [packets, drops, freezes] = kernel;
+        let [packets_before, drops_before, freezes_before] = kernel_before;
+        LossFacts {
+            kernel_packets: packets - packets_before,
+            kernel_drops: drops - drops_before,
+            kernel_freezes: freezes - freezes_before,
+            nic: moved(&total.nic, &before.nic),
+            ec2: moved(&total.ec2, &before.ec2),
+        }
+    }
+}
+
+/// A batch on its way back: a block goes to the kernel at once, not when the thread next needs a batch.
+fn released(mut batch: Batch) -> Batch {
+    batch.clear();
+    batch
+}
+
+#[cfg(test)]
+mod tests;

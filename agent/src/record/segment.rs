@@ -1,1 +1,209 @@
-//! Stub.
+//! One capture file while it is being made. In: frames. Out: its bytes, in chunks, to the spool.
+//! Never: touches a disk; copies a frame's bytes more than once; splits a record of a compressed file over two chunks.
+
+use super::pcapng::{self, Packet, Statistics};
+use super::{Chunk, Compression, Facts, Format, SegmentNumber, Spool, Stamp, pcap};
+use crate::capture::Direction;
+use crate::wire::{Link, Origin};
+
+/// The made-up Ethernet header of a packet that came without one: no addresses, and the EtherType of what follows.
+const MADE_UP_BYTES: usize = 14;
+
+/// A frame to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Nanoseconds since 1970.
+    pub time_ns: u64,
+    /// What is kept of it.
+    pub bytes: &'a [u8],
+    /// Length on the source's wire.
+    pub orig_len: u32,
+    /// What `bytes` begins with.
+    pub link: Link,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Number of the interface in this file, from [`Segment::interface`]; 0 in classic pcap.
+    pub interface: u32,
+    /// Frames lost since the last one.
+    pub lost: u64,
+    /// A remark (pcapng only).
+    pub comment: &'a str,
+}
+
+/// A file under construction.
+#[derive(Debug)]
+pub struct Segment {
+    number: SegmentNumber,
+    format: Format,
+    precision: super::Precision,
+    snaplen: u32,
+    filter: Option<String>,
+    /// Chunks of a compressed file end with a record: each becomes a zstd frame that can be read alone.
+    whole_records: bool,
+    buffer: Vec<u8>,
+    /// Chunks end at multiples of the chunk size, as long as none was handed over early.
+    buffer_bytes: usize,
+    first_record: Option<(u32, Stamp)>,
+    /// Monotonic time of the first byte in the buffer that was not handed over.
+    filled_ns: Option<u64>,
+    /// Bytes so far, before compression.
+    bytes: u64,
+    interfaces: u32,
+}
+
+impl Segment {
+    /// Begins a file: its header is its first bytes.
+    pub fn begin(number: SegmentNumber, facts: &Facts, snaplen: u32, comment: &str, spool: &mut impl Spool, now_ns: u64) -> Self {
+        let mut segment = Self {
+            number,
+            format: facts.format,
+            precision: facts.precision,
+            snaplen,
+            filter: facts.filter.clone(),
+            whole_records: facts.compression == Compression::Zstd,
+            buffer: spool.buffer(),
+            buffer_bytes: 0,
+            first_record: None,
+            filled_ns: Some(now_ns),
+            bytes: 0,
+            interfaces: 0,
+        };
+        segment.buffer_bytes = segment.room_to_boundary(spool);
+        match facts.format {
+            Format::Pcap => segment.put(&[&pcap::file_header(facts.precision, snaplen)], spool),
+            Format::Pcapng => {
+                let application = concat!("tapfleet ", env!("CARGO_PKG_VERSION"));
+                segment.put(&[&pcapng::section(application, comment)], spool);
+            }
+        }
+        segment
+    }
+
+    /// Which file of the spool this is.
+    #[must_use]
+    pub fn number(&self) -> SegmentNumber {
+        self.number
+    }
+
+    /// Bytes so far, before compression.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Declares an interface (pcapng) and gives its number; 0 in classic pcap, which has none.
+    pub fn interface(&mut self, name: &str, description: &str, spool: &mut impl Spool) -> u32 {
+        if self.format == Format::Pcap {
+            return 0;
+        }
+        let block = pcapng::interface(name, description, self.filter.as_deref(), self.snaplen);
+        self.put(&[&block], spool);
+        self.interfaces += 1;
+        self.interfaces - 1
+    }
+
+    /// Declares the interface of an origin.
+    pub fn origin(&mut self, origin: &Origin, spool: &mut impl Spool) -> u32 {
+        self.interface(&origin.to_string(), &format!("source={}", origin.source), spool)
+    }
+
+    /// Writes a frame: header, bytes, what follows.
+    #[inline]
+    pub fn write(&mut self, entry: &Entry<'_>, spool: &mut impl Spool, now_ns: u64) {
+        let made_up = made_up_header(entry.link);
+        let len = (entry.bytes.len() + made_up.len()) as u32;
+        let orig_len = entry.orig_len.saturating_add(made_up.len() as u32);
+        match self.format {
+            Format::Pcap => {
+                let header = pcap::record_header(self.precision, entry.time_ns, len, orig_len);
+                self.put_record(entry.time_ns, &[&header, made_up, entry.bytes], spool);
+            }
+            Format::Pcapng => {
+                let packet = Packet {
+                    interface: entry.interface,
+                    time_ns: entry.time_ns,
+                    len,
+                    orig_len,
+                    direction: entry.direction,
+                    lost: entry.lost,
+                    comment: entry.comment,
+                };
+                let (header, tail) = pcapng::packet(&packet);
+                self.put_record(entry.time_ns, &[&header, made_up, entry.bytes, tail.as_slice()], spool);
+            }
+        }
+        if self.filled_ns.is_none() {
+            self.filled_ns = Some(now_ns);
+        }
+    }
+
+    /// Writes what the interfaces took and lost, at the end (pcapng).
+    pub fn statistics(&mut self, of: impl Iterator<Item = (u32, Statistics)>, spool: &mut impl Spool) {
+        if self.format == Format::Pcapng {
+            for (interface, statistics) in of {
+                self.put(&[&pcapng::statistics(interface, &statistics)], spool);
+            }
+        }
+    }
+
+    /// Hands over what is in the buffer when its first byte is older than `age_ns`; 0 hands over whatever there is.
+    pub fn flush(&mut self, now_ns: u64, age_ns: u64, spool: &mut impl Spool) {
+        if self.filled_ns.is_some_and(|filled| now_ns.saturating_sub(filled) >= age_ns) {
+            self.hand_over(spool);
+        }
+    }
+
+    #[inline]
+    fn put_record<const N: usize>(&mut self, time_ns: u64, parts: &[&[u8]; N], spool: &mut impl Spool) {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        if self.whole_records && self.buffer.len() + total > self.buffer_bytes && !self.buffer.is_empty() {
+            self.hand_over(spool);
+        }
+        if self.first_record.is_none() {
+            self.first_record = Some((self.buffer.len() as u32, Stamp(time_ns)));
+        }
+        self.put(parts, spool);
+    }
+
+    #[inline]
+    fn put<const N: usize>(&mut self, parts: &[&[u8]; N], spool: &mut impl Spool) {
+        for mut part in parts.iter().copied() {
+            let mut room = self.buffer_bytes.saturating_sub(self.buffer.len());
+            while part.len() > room {
+                let (now, later) = part.split_at(room);
+                self.buffer.extend_from_slice(now);
+                self.bytes += now.len() as u64;
+                self.hand_over(spool);
+                part = later;
+                room = self.buffer_bytes;
+            }
+            self.buffer.extend_from_slice(part);
+            self.bytes += part.len() as u64;
+        }
+    }
+
+    fn hand_over(&mut self, spool: &mut impl Spool) {
+        self.filled_ns = None;
+        if self.buffer.is_empty() {
+            return;
+        }
+        let bytes = std::mem::replace(&mut self.buffer, spool.buffer());
+        spool.append(self.number, Chunk { bytes, first_record: self.first_record.take() });
+        self.buffer_bytes = self.room_to_boundary(spool);
+    }
+
+    /// How much the next chunk may hold: up to the next multiple of the chunk size in the file, so that writes stay aligned.
+    fn room_to_boundary<S: Spool>(&self, _: &S) -> usize {
+        if self.whole_records { S::CHUNK_BYTES } else { S::CHUNK_BYTES - (self.bytes % S::CHUNK_BYTES as u64) as usize }
+    }
+}
+
+fn made_up_header(link: Link) -> &'static [u8] {
+    const IPV4: [u8; MADE_UP_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x08, 0x00];
+    const IPV6: [u8; MADE_UP_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x86, 0xdd];
+    match link {
+        Link::Ethernet => &[],
+        Link::Ipv4 => &IPV4,
+        Link::Ipv6 => &IPV6,
+    }
+}

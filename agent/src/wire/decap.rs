@@ -1,7 +1,13 @@
 //! One frame in; out comes the mirrored frame with its origin, or the reason why there is none.
 //! Never: validates inner checksums (the mirror cuts packets and the sender offloads sums), rejects reserved bits.
 //! Spec: rules table in the README; RFC 8926, RFC 7348.
-use super::{Drop, Ignored, Origin};
+use std::net::IpAddr;
+
+use super::cursor::Cursor;
+use super::ip::{self, Version};
+use super::origin::{Origin, Via};
+use super::reason::{Drop, Ignored};
+use super::{ethernet, geneve, udp, vxlan};
 
 /// What to do with packets that the load balancer carries inline (no mirrored Ethernet frame inside).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,12 +82,185 @@ pub enum Outcome<'a> {
 }
 
 /// Takes the tunnels off one Ethernet frame.
+#[inline]
 #[must_use]
-pub fn outer_source(_frame: &[u8]) -> Option<std::net::IpAddr> {
-    None
+pub fn decap<'a>(frame: &'a [u8], rules: &Rules) -> Outcome<'a> {
+    match outer(Cursor::new(frame), rules) {
+        Ok(inner) => Outcome::Inner(inner),
+        Err(Stop::NotOurs(reason)) => Outcome::NotOurs(reason),
+        Err(Stop::Malformed(reason)) => Outcome::Malformed(reason),
+    }
 }
 
-/// X
-pub fn decap<'a>(_frame: &'a [u8], _rules: &Rules) -> Outcome<'a> {
-    Outcome::NotOurs(Ignored::NotIp)
+/// The source address of the outer IP header; `None` when there is none, or its header is malformed.
+#[inline]
+#[must_use]
+pub fn outer_source(frame: &[u8]) -> Option<IpAddr> {
+    let mut cursor = Cursor::new(frame);
+    let version = Version::of_ether_type(ethernet::header(&mut cursor)?)?;
+    ip::header(&mut cursor, version).ok().map(|ip| ip.source)
+}
+
+/// The two answers that are not a mirrored frame.
+enum Stop {
+    NotOurs(Ignored),
+    Malformed(Drop),
+}
+
+impl From<Ignored> for Stop {
+    fn from(reason: Ignored) -> Self {
+        Self::NotOurs(reason)
+    }
+}
+
+impl From<Drop> for Stop {
+    fn from(reason: Drop) -> Self {
+        Self::Malformed(reason)
+    }
+}
+
+/// Ethernet, IP and UDP as the interface gave them.
+#[inline]
+fn outer<'a>(mut cursor: Cursor<'a>, rules: &Rules) -> Result<Inner<'a>, Stop> {
+    let ether_type = ethernet::header(&mut cursor).ok_or(Ignored::NotIp)?;
+    let version = Version::of_ether_type(ether_type).ok_or(Ignored::NotIp)?;
+    let ip = ip::header(&mut cursor, version).map_err(outer_ip_fault)?;
+    if ip.protocol != ip::UDP {
+        return Err(Ignored::NotUdp.into());
+    }
+    if ip.fragment {
+        return Err(Drop::OuterFragment.into());
+    }
+    let udp = udp::header(&mut cursor).ok_or(Drop::OuterUdpLength)?;
+    if udp.destination == rules.geneve_port {
+        udp.bound_or_open(&mut cursor).ok_or(Drop::OuterUdpLength)?;
+        balanced(cursor, ip.source, rules)
+    } else if udp.destination == rules.vxlan_port {
+        udp.bound_or_open(&mut cursor).ok_or(Drop::OuterUdpLength)?;
+        mirrored(cursor, Via::Direct, ip.source, Notes::default())
+    } else {
+        Err(Ignored::OtherPort.into())
+    }
+}
+
+/// GENEVE, as a Gateway Load Balancer sends it.
+#[inline]
+fn balanced<'a>(mut cursor: Cursor<'a>, outer_source: IpAddr, rules: &Rules) -> Result<Inner<'a>, Stop> {
+    let geneve = geneve::header(&mut cursor)?;
+    let via = Via::Gwlb(geneve.options.endpoint);
+    let notes =
+        Notes { missing_gwlb_options: geneve.options.endpoint.is_none(), repeated_option: geneve.options.repeated, ..Notes::default() };
+    let version = Version::of_ether_type(geneve.protocol);
+    if version.is_none() && geneve.protocol != ethernet::BRIDGED {
+        return Err(Drop::GeneveProto.into());
+    }
+    if cursor.rest().is_empty() {
+        return Err(Drop::GeneveEmpty.into());
+    }
+    match version {
+        Some(version) => tunnel(cursor, version, via, outer_source, notes, rules),
+        None => Ok(frame(cursor, Origin { via, vni: Some(geneve.vni), source: outer_source }, notes)),
+    }
+}
+
+/// IP and UDP inside GENEVE: the VXLAN tunnel of a mirror session, or a packet that the load balancer carries inline.
+#[inline]
+fn tunnel<'a>(
+    mut cursor: Cursor<'a>,
+    version: Version,
+    via: Via,
+    outer_source: IpAddr,
+    notes: Notes,
+    rules: &Rules,
+) -> Result<Inner<'a>, Stop> {
+    let packet = cursor;
+    let ip = ip::header(&mut cursor, version).map_err(tunnel_ip_fault)?;
+    if ip.protocol != ip::UDP {
+        return inline(packet, version, Origin { via, vni: None, source: outer_source }, notes, rules);
+    }
+    // Also of a packet that may be inline: behind a fragment header nothing tells.
+    if ip.fragment {
+        return Err(Drop::TunnelFragment.into());
+    }
+    let udp = udp::header(&mut cursor).ok_or(Drop::TunnelUdpLength)?;
+    if udp.destination != rules.vxlan_port {
+        return inline(packet, version, Origin { via, vni: None, source: outer_source }, notes, rules);
+    }
+    udp.bound(&mut cursor).ok_or(Drop::TunnelUdpLength)?;
+    mirrored(cursor, via, ip.source, notes)
+}
+
+/// VXLAN and the mirrored frame.
+#[inline]
+fn mirrored(mut cursor: Cursor<'_>, via: Via, source: IpAddr, notes: Notes) -> Result<Inner<'_>, Stop> {
+    let vni = vxlan::header(&mut cursor)?;
+    Ok(frame(cursor, Origin { via, vni: Some(vni), source }, notes))
+}
+
+/// The mirrored frame at the cursor. It is the customer's: looked at only for its length.
+#[inline]
+fn frame(cursor: Cursor<'_>, origin: Origin, notes: Notes) -> Inner<'_> {
+    let bytes = cursor.rest();
+    let notes = Notes { runt: bytes.len() < ethernet::HEADER_LEN, ..notes };
+    inner(cursor, stated_frame_length(bytes), Link::Ethernet, origin, notes)
+}
+
+/// An IP packet without Ethernet at the cursor.
+#[inline]
+fn inline<'a>(mut packet: Cursor<'a>, version: Version, origin: Origin, notes: Notes, rules: &Rules) -> Result<Inner<'a>, Stop> {
+    if rules.inline == Inline::Ignore {
+        return Err(Ignored::Inline.into());
+    }
+    let stated = ip::stated_length(packet, version);
+    if let Some(length) = stated {
+        packet.state(length);
+    }
+    let link = match version {
+        Version::V4 => Link::Ipv4,
+        Version::V6 => Link::Ipv6,
+    };
+    Ok(inner(packet, stated, link, origin, notes))
+}
+
+/// The mirror cuts frames to the session's packet length: what they measured before stands in their own IP header at best.
+#[inline]
+fn inner<'a>(cursor: Cursor<'a>, stated: Option<usize>, link: Link, origin: Origin, notes: Notes) -> Inner<'a> {
+    let bytes = cursor.rest();
+    let orig_len = (bytes.len() + cursor.missing()).max(stated.unwrap_or(0));
+    Inner {
+        bytes,
+        offset: cursor.offset(),
+        orig_len: u32::try_from(orig_len).unwrap_or(u32::MAX),
+        link,
+        origin,
+        notes: Notes { cut: orig_len > bytes.len(), ..notes },
+    }
+}
+
+/// The length of an Ethernet frame that holds IP, by its IP header; padding and trailers are not in it.
+#[inline]
+fn stated_frame_length(frame: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor::new(frame);
+    let version = Version::of_ether_type(ethernet::header(&mut cursor)?)?;
+    Some(cursor.offset() + ip::stated_length(cursor, version)?)
+}
+
+/// A packet of another protocol was never ours, however wrong its length (TCP offload leaves it 0).
+fn outer_ip_fault(fault: ip::Fault) -> Stop {
+    match fault {
+        ip::Fault::Short => Drop::OuterIpShort.into(),
+        ip::Fault::Version => Drop::OuterIpVersion.into(),
+        ip::Fault::Header => Drop::OuterIpHeader.into(),
+        ip::Fault::Length { protocol: ip::UDP } => Drop::OuterIpLength.into(),
+        ip::Fault::Length { .. } => Ignored::NotUdp.into(),
+    }
+}
+
+fn tunnel_ip_fault(fault: ip::Fault) -> Drop {
+    match fault {
+        ip::Fault::Short => Drop::TunnelIpShort,
+        ip::Fault::Version => Drop::TunnelIpVersion,
+        ip::Fault::Header => Drop::TunnelIpHeader,
+        ip::Fault::Length { .. } => Drop::TunnelIpLength,
+    }
 }

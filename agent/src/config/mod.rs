@@ -1,0 +1,346 @@
+//! In: the settings file and the environment. Out: settings as meant, one struct per stage, or every error at once.
+//! Never: a default that does not stand in [`table`], a guess at a misspelt key, a look at the machine or the network.
+//!
+//! Settings exist twice: as written ([`Written`]: what stood where) and as meant ([`Settings`]: checked values of the stages' own
+//! types). `tapfleetd check` prints the first, `tapfleetd run` takes the second.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::capture::{self, EngineKind};
+use crate::record::schedule::Schedule;
+use crate::{record, spool, upload, wire};
+
+mod rule;
+mod show;
+mod source;
+mod table;
+
+pub use show::example;
+use source::Reader;
+use table::Values;
+
+/// Read when no file is named; may be missing.
+pub const DEFAULT_FILE: &str = "/etc/tapfleet/tapfleet.toml";
+
+/// What environment variables with settings begin with; `__` stands between section and key.
+pub const VARIABLE_PREFIX: &str = "TAPFLEET__";
+
+/// The largest captured length of one mirrored frame, bytes: libpcap's own bound, and what the file headers announce.
+pub const SNAPLEN_MAX: u32 = 262_144;
+
+/// How long the kernel may hold frames of a window that has ended, milliseconds: ten times the rings' block time-out.
+const RETIREMENT_MS: u64 = 500;
+
+/// How often the uploader looks at the spool.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Settings as meant.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// For the capture threads.
+    pub capture: capture::Settings,
+    /// For the recorder; `record.instance` is empty when [`Instance::id`] is `None`: whoever asks the instance metadata fills it in.
+    pub record: record::Settings,
+    /// For the spool.
+    pub spool: spool::Settings,
+    /// For the uploader.
+    pub upload: upload::Settings,
+    /// For the load balancer's check.
+    pub health: Health,
+    /// What is known of the instance without asking it.
+    pub instance: Instance,
+}
+
+/// Where `/healthz`, `/metrics` and `/status` are served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// Address and port.
+    pub listen: SocketAddr,
+}
+
+/// What the settings say of the instance; what is `None` comes from instance metadata at run time.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Instance {
+    /// First part of every capture key.
+    pub id: Option<String>,
+    /// Its region.
+    pub region: Option<String>,
+    /// Its availability zone.
+    pub az: Option<String>,
+    /// Its Auto Scaling group.
+    pub group: Option<String>,
+}
+
+/// Where a value came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// Nobody wrote it.
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This environment variable.
+    Variable(String),
+    /// This argument of the command line.
+    Argument(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Variable(name) => write!(f, "environment variable {name}"),
+            Self::Argument(name) => write!(f, "argument {name}"),
+        }
+    }
+}
+
+/// One thing that is wrong with the settings. Each prints as one line.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
+pub enum Wrong {
+    /// The file cannot be read, or is not TOML.
+    #[error("cannot read the settings file '{}': {cause}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not, with the line where there is one.
+        cause: String,
+    },
+    /// A value that is not allowed.
+    #[error("{key} = {value} (from {origin}) is not allowed: set it to {allowed}")]
+    Value {
+        /// Which key.
+        key: String,
+        /// What stood there, shortened.
+        value: String,
+        /// Where it stood.
+        origin: Origin,
+        /// What could stand there.
+        allowed: String,
+    },
+    /// A key without a default was left out.
+    #[error("{key} is missing: set it in the settings file or as {variable} to {allowed}")]
+    Missing {
+        /// Which key.
+        key: &'static str,
+        /// Its environment variable.
+        variable: String,
+        /// What could stand there.
+        allowed: String,
+    },
+    /// A key that there is not.
+    #[error("{key} = {value} (from {origin}) is not a known key: the nearest is {nearest}")]
+    Unknown {
+        /// As written.
+        key: String,
+        /// What stood there, shortened.
+        value: String,
+        /// Where it stood.
+        origin: Origin,
+        /// The known key most like it.
+        nearest: String,
+    },
+}
+
+impl Wrong {
+    /// The key that it is about; `None` when it is about a whole file.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::File { .. } => None,
+            Self::Value { key, .. } | Self::Unknown { key, .. } => Some(key),
+            Self::Missing { key, .. } => Some(key),
+        }
+    }
+}
+
+/// Everything that is wrong with the settings, one line each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Errors(pub Vec<Wrong>);
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, wrong) in self.0.iter().enumerate() {
+            write!(f, "{}{wrong}", if n == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Errors {}
+
+/// Settings as written: what stood where, and what is wrong with it.
+#[derive(Debug)]
+pub struct Written {
+    values: Values,
+    rows: Vec<source::Row>,
+    wrong: Vec<Wrong>,
+}
+
+impl Written {
+    /// Reads `file` ([`DEFAULT_FILE`] when `None`, which may be missing), then `variables` (the process's environment), then
+    /// `arguments` (key, value, the argument's name); later ones win. What is wrong comes out of [`Written::meant`].
+    #[must_use]
+    pub fn read(
+        file: Option<&Path>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        arguments: impl IntoIterator<Item = (&'static str, String, &'static str)>,
+    ) -> Self {
+        let mut reader = Reader::default();
+        reader.file(file);
+        reader.variables(variables);
+        for (key, value, argument) in arguments {
+            reader.argument(key, value, argument);
+        }
+        let values = Values::read(&mut reader);
+        combine(&values, &mut reader);
+        let (rows, wrong) = reader.finish();
+        Self { values, rows, wrong }
+    }
+
+    /// The settings as meant.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn meant(&self) -> Result<Settings, Errors> {
+        build(&self.values).filter(|_| self.wrong.is_empty()).ok_or_else(|| Errors(self.wrong.clone()))
+    }
+
+    /// `spool.dir` alone, for a look at a spool that needs nothing else of the settings.
+    ///
+    /// # Errors
+    /// What is wrong with this key, or with the file as a whole.
+    pub fn spool_dir(&self) -> Result<PathBuf, Errors> {
+        self.one("spool.dir", self.values.spool_dir.as_ref().map(PathBuf::from))
+    }
+
+    /// `health.listen` alone, for a question to the running agent.
+    ///
+    /// # Errors
+    /// What is wrong with this key, or with the file as a whole.
+    pub fn listen(&self) -> Result<SocketAddr, Errors> {
+        self.one("health.listen", self.values.listen)
+    }
+
+    fn one<T>(&self, key: &str, value: Option<T>) -> Result<T, Errors> {
+        let wrong: Vec<Wrong> = self.wrong.iter().filter(|wrong| wrong.key().is_none_or(|k| k == key)).cloned().collect();
+        value.filter(|_| wrong.is_empty()).ok_or(Errors(wrong))
+    }
+}
+
+/// What no key can say alone.
+fn combine(values: &Values, reader: &mut Reader) {
+    if values.geneve_port.is_some() && values.geneve_port == values.vxlan_port {
+        reader.refuse("capture.ports.vxlan", "another port than capture.ports.geneve");
+    }
+    let files = values.files.as_ref().map(Vec::is_empty);
+    match (values.engine, files) {
+        (Some(EngineKind::File), Some(true)) => {
+            reader.refuse("capture.files", "at least one capture file, as capture.engine is \"file\"");
+        }
+        (Some(EngineKind::Ring | EngineKind::Libpcap), Some(false)) => {
+            reader.refuse("capture.files", "[], or capture.engine to \"file\"");
+        }
+        _ => {}
+    }
+    if let Some(Err(cause)) = values.filter.as_deref().and_then(meant_filter).map(compiles) {
+        reader.refuse("capture.filter", &format!("a filter that libpcap understands, see pcap-filter(7); {cause}"));
+    }
+    if let Some(Err(causes)) = values.schedule.as_deref().map(schedule) {
+        for cause in causes {
+            reader.refuse("record.schedule", &format!("times like \"Mon-Fri 08:00-18:00 Europe/Berlin\"; {cause}"));
+        }
+    }
+    if let (Some(max), Some(per_second)) = (values.spool_max_bytes, values.quarantine_bytes_per_s)
+        && per_second > max
+    {
+        reader.refuse("record.quarantine_bytes_per_s", "at most spool.max_bytes");
+    }
+}
+
+fn meant_filter(written: &str) -> Option<&str> {
+    Some(written.trim()).filter(|expression| !expression.is_empty())
+}
+
+fn compiles(expression: &str) -> Result<(), String> {
+    match capture::libpcap::compile(expression) {
+        Ok(_) => Ok(()),
+        // The other words of that error stand around this one already.
+        Err(capture::Error::Filter { cause, .. }) => Err(cause),
+        Err(other) => Err(other.to_string()),
+    }
+}
+
+/// `None`: always.
+fn schedule(entries: &[String]) -> Result<Option<Schedule>, Vec<String>> {
+    if entries.is_empty() { Ok(None) } else { Schedule::parse(entries).map(Some) }
+}
+
+/// `None` only when a value is missing because it was wrong.
+fn build(v: &Values) -> Option<Settings> {
+    let filter = meant_filter(v.filter.as_deref()?).map(str::to_owned);
+    let bucket = v.bucket.clone()?;
+    let key_prefix = v.key_prefix.clone()?;
+    let instance = Instance {
+        id: v.instance_id.clone()?,
+        region: v.instance_region.clone()?,
+        az: v.instance_az.clone()?,
+        group: v.instance_group.clone()?,
+    };
+    let engine = v.engine?;
+    Some(Settings {
+        capture: capture::Settings {
+            engine,
+            interface: v.interface.clone()?,
+            files: v.files.as_ref()?.iter().map(PathBuf::from).collect(),
+            rules: wire::Rules { geneve_port: v.geneve_port?, vxlan_port: v.vxlan_port?, inline: v.inline? },
+            filter: filter.clone(),
+            snaplen: v.snaplen?,
+            threads: v.threads?,
+            ring_bytes: v.ring_bytes?,
+            outer_sources: v.outer_sources.clone()?,
+            mirror_sources: v.mirror_sources.clone()?,
+        },
+        record: record::Settings {
+            rotate_seconds: v.rotate_seconds?,
+            max_bytes: v.record_max_bytes?,
+            format: v.format?,
+            precision: v.precision?,
+            compression: v.compression?,
+            schedule: schedule(v.schedule.as_deref()?).ok()?,
+            quarantine_bytes_per_s: v.quarantine_bytes_per_s?,
+            snaplen: SNAPLEN_MAX,
+            filter,
+            instance: instance.id.clone().unwrap_or_default(),
+            key_prefix: key_prefix.clone(),
+            bucket: bucket.clone(),
+            flush_ms: v.flush_ms?,
+            retirement_ms: RETIREMENT_MS,
+            idle_manifests: engine != EngineKind::File,
+        },
+        spool: spool::Settings {
+            dir: v.spool_dir.as_ref()?.into(),
+            max_bytes: v.spool_max_bytes?,
+            flush_ms: v.flush_ms?,
+            sync_ms: v.sync_ms?,
+            allow_root_device: v.allow_root_device?,
+        },
+        upload: upload::Settings {
+            bucket,
+            key_prefix,
+            region: v.region.clone()?,
+            endpoint_url: v.endpoint_url.clone()?,
+            storage_class: v.storage_class.clone()?.map(str::to_owned),
+            kms_key: v.kms_key.clone()?,
+            expected_bucket_owner: v.expected_bucket_owner.clone()?,
+            look_every: LOOK_EVERY,
+        },
+        health: Health { listen: v.listen? },
+        instance,
+    })
+}
+

@@ -1,0 +1,351 @@
+//! The recorder against a clock and a spool in memory. Promise 2 in detail; that nothing is lost on the wire is shown by `tests/tests/live.rs`.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use super::*;
+use crate::record::{Chunk, Compression};
+use crate::wire::{Ignored, Notes, Via};
+
+/// 2026-11-22T00:15:00Z, the start of a window.
+const START: u64 = 1_795_306_500 * SECOND_NS;
+const WINDOW: u64 = 900 * SECOND_NS;
+
+#[derive(Clone, Default)]
+struct HandClock(Arc<Mutex<Now>>);
+
+impl HandClock {
+    fn set(&self, wall_ns: u64, monotonic_ns: u64) {
+        *self.0.lock().unwrap() = Now { wall_ns, monotonic_ns };
+    }
+
+    fn forward(&self, ns: u64) {
+        let mut now = self.0.lock().unwrap();
+        now.wall_ns += ns;
+        now.monotonic_ns += ns;
+    }
+
+    fn step(&self, ns: i64) {
+        let mut now = self.0.lock().unwrap();
+        now.wall_ns = now.wall_ns.checked_add_signed(ns).unwrap();
+    }
+}
+
+impl Clock for HandClock {
+    fn now(&self) -> Now {
+        *self.0.lock().unwrap()
+    }
+}
+
+#[derive(Default)]
+struct Kept {
+    open: HashMap<SegmentNumber, Vec<u8>>,
+    chunks: Vec<usize>,
+    drafts: usize,
+    closed: Vec<(Facts, Vec<u8>)>,
+    idle: Vec<Facts>,
+    full: bool,
+}
+
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Kept>>);
+
+impl Spool for Memory {
+    fn buffer(&mut self) -> Vec<u8> {
+        Vec::with_capacity(Self::CHUNK_BYTES)
+    }
+    fn open(&mut self, number: SegmentNumber, facts: Facts) {
+        assert!(facts.key.is_some(), "the key is chosen before the first byte");
+        self.0.lock().unwrap().open.insert(number, Vec::new());
+    }
+    fn append(&mut self, number: SegmentNumber, chunk: Chunk) {
+        let mut kept = self.0.lock().unwrap();
+        assert!(!chunk.bytes.is_empty() && chunk.bytes.len() <= Self::CHUNK_BYTES && chunk.bytes.capacity() == Self::CHUNK_BYTES);
+        kept.chunks.push(chunk.bytes.len());
+        kept.open.get_mut(&number).unwrap().extend(chunk.bytes);
+    }
+    fn draft(&mut self, _: SegmentNumber, _: Facts) {
+        self.0.lock().unwrap().drafts += 1;
+    }
+    fn close(&mut self, number: SegmentNumber, facts: Facts) {
+        let mut kept = self.0.lock().unwrap();
+        let bytes = kept.open.remove(&number).unwrap();
+        kept.closed.push((facts, bytes));
+    }
+    fn idle(&mut self, facts: Facts) {
+        self.0.lock().unwrap().idle.push(facts);
+    }
+    fn has_room(&self) -> bool {
+        !self.0.lock().unwrap().full
+    }
+}
+
+struct Rig {
+    recorder: Recorder<Memory, HandClock>,
+    clock: HandClock,
+    spool: Memory,
+}
+
+fn settings() -> Settings {
+    Settings {
+        rotate_seconds: 900,
+        max_bytes: 1 << 40,
+        format: Format::Pcap,
+        precision: Precision::Nano,
+        compression: Compression::None,
+        schedule: None,
+        quarantine_bytes_per_s: 1 << 20,
+        snaplen: 262_144,
+        filter: None,
+        instance: "i-1".into(),
+        bucket: "captures".into(),
+        flush_ms: 500,
+        retirement_ms: 40,
+        replay: false,
+    }
+}
+
+fn rig(settings: Settings, threads: usize) -> Rig {
+    let clock = HandClock::default();
+    clock.set(START + SECOND_NS, 77 * SECOND_NS);
+    let spool = Memory::default();
+    let shared = Arc::new(Shared {
+        stop: AtomicBool::new(false),
+        complete_until_ns: (0..threads).map(|_| AtomicU64::new(0)).collect(),
+        counters: Arc::new(Counters::new(threads)),
+    });
+    let names = Names::new("", "i-1");
+    let recorder = Recorder::new(settings, spool.clone(), clock.clone(), shared, Box::new(LossCounters::default), names);
+    Rig { recorder, clock, spool }
+}
+
+fn origin(vni: u32) -> Origin {
+    Origin { via: Via::Direct, vni: Some(vni), source: [10, 0, 0, 1].into() }
+}
+
+fn frame(time_ns: u64, bytes: &[u8]) -> Batch {
+    let what = What::Inner { link: Link::Ethernet, notes: Notes::default(), direction: Direction::Inbound, origin: 0 };
+    batch(time_ns, bytes, what)
+}
+
+fn batch(time_ns: u64, bytes: &[u8], what: What) -> Batch {
+    let mut batch = Batch { new_origins: vec![(0, origin(7))], ..Batch::default() };
+    batch.bytes.refill().data.extend_from_slice(bytes);
+    batch.items.push(Item { time_ns, at: 0, len: bytes.len() as u32, orig_len: bytes.len() as u32, what });
+    batch
+}
+
+impl Rig {
+    /// One round of the recorder's loop with one batch.
+    fn round(&mut self, batch: Option<Batch>) {
+        let stepped = self.recorder.look_at_clock();
+        if let Some(batch) = batch {
+            self.recorder.learn(&batch);
+            self.recorder.record(&batch, &batch.items[0]);
+        }
+        self.recorder.written.tell(&self.recorder.shared.counters);
+        if stepped {
+            self.recorder.close_all(true);
+        }
+        self.recorder.tick();
+    }
+
+    fn closed(&self) -> Vec<(String, u64)> {
+        let kept = self.spool.0.lock().unwrap();
+        kept.closed.iter().map(|(facts, _)| (facts.key.clone().unwrap(), facts.frames)).collect()
+    }
+}
+
+#[test]
+fn a_window_closes_without_a_packet_and_after_its_stragglers() {
+    let mut rig = rig(settings(), 1);
+    rig.round(Some(frame(START + SECOND_NS, b"first")));
+    rig.clock.set(START + WINDOW + SECOND_NS / 2, 77 * SECOND_NS + WINDOW - SECOND_NS / 2);
+    rig.round(None);
+    assert!(rig.closed().is_empty(), "it lingers");
+    rig.round(Some(frame(START + WINDOW - 1, b"straggler")));
+    rig.round(Some(frame(START + WINDOW, b"next window")));
+    rig.clock.forward(SECOND_NS);
+    rig.round(None);
+    assert_eq!(rig.closed(), [("i-1/2026-11-22-00-15.pcap".to_owned(), 2)]);
+    assert_eq!(rig.recorder.shared.counters.frames_late.get(), 0);
+}
+
+#[test]
+fn a_frame_whose_window_has_closed_goes_to_the_open_segment_and_is_counted_late() {
+    let mut rig = rig(settings(), 1);
+    rig.round(Some(frame(START + SECOND_NS, b"x")));
+    rig.clock.forward(WINDOW + 2 * SECOND_NS);
+    rig.round(None);
+    rig.clock.forward(2 * SECOND_NS);
+    rig.round(None);
+    assert_eq!(rig.closed().len(), 1);
+    rig.round(Some(frame(START + 5 * SECOND_NS, b"late")));
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    let facts = &kept.closed[1].0;
+    assert_eq!((facts.frames, facts.late), (1, 1));
+    assert_eq!(facts.key.as_deref(), Some("i-1/2026-11-22-00-30.pcap"), "named after its window, in the steady state");
+}
+
+#[test]
+fn a_clock_step_closes_the_segment_and_nothing_is_reopened() {
+    for step in [-3600, 3600] {
+        let mut rig = rig(settings(), 1);
+        rig.round(Some(frame(START + SECOND_NS, b"before")));
+        rig.clock.step(step * SECOND_NS as i64);
+        rig.round(None);
+        assert_eq!(rig.closed().len(), 1, "closed at once");
+        let stamp = rig.clock.now().wall_ns;
+        rig.round(Some(frame(stamp, b"after")));
+        rig.clock.step(-step * SECOND_NS as i64);
+        rig.round(None);
+        rig.round(Some(frame(START + SECOND_NS, b"again")));
+        rig.recorder.close_all(false);
+        let closed = rig.closed();
+        assert_eq!(closed.len(), 3);
+        assert_eq!(closed[2].0, "i-1/2026-11-22-00-15_0002.pcap", "the minute's second segment has a name of its own");
+        assert!(rig.spool.0.lock().unwrap().closed[0].0.clock.closed_by_step);
+        assert_eq!(rig.recorder.shared.counters.clock_steps.get(), 2);
+    }
+}
+
+#[test]
+fn a_slewing_clock_is_no_step() {
+    let mut rig = rig(settings(), 1);
+    for _ in 0..100 {
+        rig.clock.forward(SECOND_NS);
+        rig.clock.step(400_000);
+        rig.round(None);
+    }
+    assert_eq!(rig.recorder.shared.counters.clock_steps.get(), 0);
+}
+
+#[test]
+fn a_stamp_of_the_future_does_not_close_the_window() {
+    let mut rig = rig(settings(), 1);
+    rig.round(Some(frame(START + SECOND_NS, b"now")));
+    rig.round(Some(frame(START + 5 * WINDOW, b"then")));
+    rig.round(Some(frame(START + SECOND_NS + 1, b"now")));
+    rig.recorder.close_all(false);
+    assert_eq!(rig.closed(), [("i-1/2026-11-22-00-15.pcap".to_owned(), 3)]);
+}
+
+#[test]
+fn an_idle_window_gets_a_manifest_that_adds_up() {
+    let mut rig = rig(settings(), 1);
+    rig.round(Some(batch(START + SECOND_NS, b"junk", What::Dropped(Drop::VxlanNoI))));
+    rig.round(Some(batch(START + SECOND_NS, b"junk", What::Ignored(Ignored::OtherPort))));
+    rig.clock.forward(WINDOW + 3 * SECOND_NS);
+    rig.round(None);
+    rig.clock.forward(2 * SECOND_NS);
+    rig.round(None);
+    let kept = rig.spool.0.lock().unwrap();
+    assert_eq!(kept.idle.len(), 1);
+    assert_eq!((kept.idle[0].drops["vxlan_no_i"], kept.idle[0].ignored["other_port"], kept.idle[0].frames), (1, 1, 0));
+    let (facts, bytes) = &kept.closed[0];
+    assert_eq!((facts.kind, facts.frames), (Kind::Quarantine, 1));
+    assert!(facts.key.as_deref().unwrap().ends_with("2026-11-22-00-15.quarantine.pcapng"));
+    assert!(bytes.windows(10).any(|part| part == b"vxlan_no_i"), "the reason stands beside the frame");
+}
+
+#[test]
+fn a_segment_that_reaches_its_size_is_followed_by_one_of_the_real_minute() {
+    let mut rig = rig(Settings { max_bytes: 3 << 20, ..settings() }, 1);
+    let body = vec![7; 100_000];
+    for n in 0..60 {
+        rig.round(Some(frame(START + (60 + n) * SECOND_NS, &body)));
+        rig.clock.forward(SECOND_NS);
+    }
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    assert_eq!(kept.closed.iter().map(|(facts, _)| facts.frames).sum::<u64>(), 60);
+    let names: Vec<&str> = kept.closed.iter().map(|(facts, _)| facts.key.as_deref().unwrap()).collect();
+    assert_eq!(names, ["i-1/2026-11-22-00-16.pcap", "i-1/2026-11-22-00-16_0002.pcap"]);
+    assert!(kept.closed.iter().all(|(_, bytes)| bytes.len() <= 3 << 20));
+    assert!(kept.idle.is_empty());
+}
+
+#[test]
+fn chunks_end_at_their_boundaries_whatever_was_flushed_in_between() {
+    let mut rig = rig(settings(), 1);
+    let body = vec![7; 70_000];
+    for n in 0..40 {
+        rig.round(Some(frame(START + n, &body)));
+        rig.clock.forward(if n % 5 == 0 { SECOND_NS } else { 0 });
+    }
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    let mut at = 0;
+    let ends: Vec<usize> = kept.chunks.iter().map(|len| (at += len, at).1).collect();
+    for boundary in 1..=ends.last().unwrap() / Memory::CHUNK_BYTES {
+        assert!(ends.contains(&(boundary * Memory::CHUNK_BYTES)), "{ends:?}");
+    }
+    assert_eq!(kept.closed[0].1.len(), 24 + 40 * (16 + 70_000));
+}
+
+#[test]
+fn one_frame_a_second_is_in_the_spool_within_the_flush_time() {
+    let mut rig = rig(settings(), 1);
+    rig.round(Some(frame(START + SECOND_NS, b"x")));
+    rig.clock.forward(499_000_000);
+    rig.round(None);
+    assert!(rig.spool.0.lock().unwrap().chunks.is_empty());
+    rig.clock.forward(1_000_000);
+    rig.round(None);
+    assert_eq!(rig.spool.0.lock().unwrap().chunks.len(), 1);
+}
+
+#[test]
+fn frames_that_find_the_spool_full_or_the_schedule_off_are_counted() {
+    let schedule = crate::record::schedule::Schedule::parse(&["daily 01:00-02:00 UTC".into()]).unwrap();
+    let mut rig = rig(Settings { schedule, ..settings() }, 1);
+    rig.round(Some(frame(START + SECOND_NS, b"off")));
+    rig.recorder.settings.schedule = None;
+    rig.spool.0.lock().unwrap().full = true;
+    rig.round(Some(frame(START + SECOND_NS, b"full")));
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    assert_eq!((kept.idle[0].drops["out_of_schedule"], kept.idle[0].drops["spool_full"]), (1, 1));
+    assert!(kept.closed.is_empty());
+}
+
+#[test]
+fn a_gap_stands_in_every_window_it_touches() {
+    let mut rig = rig(settings(), 1);
+    let mut merge = Merge::new(1, 8);
+    rig.round(Some(frame(START + SECOND_NS, b"x")));
+    let gone = Event::Gone { thread: 0, from_ns: START + 2 * SECOND_NS, cause: "gone".into() };
+    rig.recorder.take(gone, &mut merge, &[], &mut Vec::new());
+    rig.clock.forward(WINDOW + 2 * SECOND_NS);
+    rig.round(None);
+    rig.clock.forward(2 * SECOND_NS);
+    rig.round(None);
+    let gap = Gap { from_ns: START + 2 * SECOND_NS, to_ns: START + WINDOW + 4 * SECOND_NS, cause: "gone".into() };
+    rig.recorder.take(Event::Gap { thread: 0, gap }, &mut merge, &[], &mut Vec::new());
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    assert_eq!(kept.closed[0].0.gaps[0].to, Stamp(START + WINDOW));
+    assert_eq!(kept.idle[0].gaps[0].to, Stamp(START + WINDOW + 4 * SECOND_NS));
+}
+
+#[test]
+fn the_loop_ends_when_every_thread_has_ended_and_gives_the_batches_back() {
+    let Rig { recorder, spool, .. } = rig(settings(), 2);
+    let (events, from_threads) = sync_channel(8);
+    let (back, spent) = sync_channel(8);
+    let loop_ = thread::spawn(move || recorder.run(&from_threads, &[back.clone(), back]));
+    events.send(Event::Batch(frame(START + SECOND_NS, b"one"))).unwrap();
+    events.send(Event::Batch(Batch { thread: 1, ..frame(START + SECOND_NS, b"two") })).unwrap();
+    for thread in 0..2 {
+        events.send(Event::End { thread, error: None }).unwrap();
+    }
+    assert!(loop_.join().unwrap().is_empty());
+    assert_eq!(spent.try_iter().count(), 2);
+    let kept = spool.0.lock().unwrap();
+    assert_eq!(kept.closed[0].0.frames, 2);
+    assert_eq!(kept.closed[0].0.origins[0].frames, 2, "two threads' numbers of one origin are one origin");
+}

@@ -1,0 +1,153 @@
+//! Promise 4's half that lies on this disk: what reached the spool is whole again after the agent died at any byte.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use super::*;
+use crate::record::facts::Kind;
+use crate::record::pcapng::{self, Packet};
+use crate::record::{pcap, pcapng as ng};
+use crate::spool::Settings;
+use crate::spool::journal::{Journal, Open, Record, VERSION};
+use proptest::prelude::*;
+
+const ID: &str = "01935000-0000-7000-8000-000000000000";
+
+/// A file of `frames` frames, and where each of its records ends.
+fn file(format: Format, frames: u32) -> (Vec<u8>, Vec<u64>) {
+    let mut bytes = Vec::new();
+    let mut ends = Vec::new();
+    match format {
+        Format::Pcap => bytes.extend(pcap::file_header(Precision::Nano, 262_144)),
+        Format::Pcapng => {
+            bytes.extend(ng::section("test", "x"));
+            ends.push(bytes.len() as u64);
+            bytes.extend(ng::interface("a", "b", None, 262_144));
+        }
+    }
+    ends.push(bytes.len() as u64);
+    for n in 0..frames {
+        let body = vec![n as u8; (n as usize * 7) % 90];
+        let (time_ns, len) = (1_700_000_000_000_000_000 + u64::from(n), body.len() as u32);
+        match format {
+            Format::Pcap => {
+                bytes.extend(pcap::record_header(Precision::Nano, time_ns, len, len));
+                bytes.extend(body);
+            }
+            Format::Pcapng => {
+                let (header, tail) = pcapng::packet(&Packet { time_ns, len, orig_len: len, lost: 3, ..Packet::default() });
+                bytes.extend(header);
+                bytes.extend(body);
+                bytes.extend(tail.as_slice());
+            }
+        }
+        ends.push(bytes.len() as u64);
+    }
+    (bytes, ends)
+}
+
+fn left_behind(bytes: &[u8], extension: &str) -> (tempfile::TempDir, Folder) {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { dir: dir.path().into(), max_bytes: 1 << 30, flush_ms: 1, sync_ms: 1, allow_root_device: true };
+    let folder = Folder::open(&settings).unwrap();
+    let open = Open {
+        version: VERSION,
+        kind: Kind::Capture,
+        capture_id: ID.into(),
+        bucket: "captures".into(),
+        key: "i-1/2026-11-22-00-15.pcap".into(),
+        instance: "i-1".into(),
+        window: Stamp(1_700_000_000_000_000_000),
+        extension: extension.into(),
+        agent_version: "0".into(),
+    };
+    Journal::create(&folder.path(ID, "journal"), open).unwrap();
+    fs::write(folder.path(ID, extension), bytes).unwrap();
+    (dir, folder)
+}
+
+fn facts(folder: &Folder) -> Facts {
+    serde_json::from_slice(&fs::read(folder.path(ID, "manifest")).unwrap()).unwrap()
+}
+
+proptest! {
+    // Each case syncs real files.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_file_cut_at_any_byte_keeps_every_whole_record(ng in any::<bool>(), frames in 1u32..30, at in 0.0..1.0f64) {
+        let (format, extension) = if ng { (Format::Pcapng, "pcapng") } else { (Format::Pcap, "pcap") };
+        let (bytes, ends) = file(format, frames);
+        let cut = (bytes.len() as f64 * at) as usize;
+        let whole = ends.iter().copied().filter(|&end| end <= cut as u64).max().unwrap_or(0);
+        let headers = if ng { 2 } else { 1 };
+        let frames_whole = ends.iter().skip(headers).filter(|&&end| end <= cut as u64).count() as u64;
+        let (_dir, folder) = left_behind(&bytes[..cut], extension);
+        prop_assert_eq!(salvage(&folder).unwrap(), 1);
+        if frames_whole == 0 {
+            prop_assert!(folder.segments().unwrap().is_empty(), "a file without a frame is no loss");
+        } else {
+            prop_assert_eq!(fs::read(folder.path(ID, extension)).unwrap(), &bytes[..whole as usize]);
+            let facts = facts(&folder);
+            prop_assert!(facts.salvaged);
+            prop_assert_eq!((facts.frames, facts.file_bytes), (frames_whole, whole));
+            prop_assert_eq!(facts.last, Some(Stamp(1_700_000_000_000_000_000 + frames_whole - 1)));
+            prop_assert_eq!(salvage(&folder).unwrap(), 0, "whole segments are left alone");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_walked_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..600), ng in any::<bool>(), zstd in any::<bool>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        fs::write(&path, &bytes).unwrap();
+        let whole = walk(&path, if ng { Format::Pcapng } else { Format::Pcap }, if zstd { Compression::Zstd } else { Compression::None }).unwrap();
+        prop_assert!(whole.file_bytes <= bytes.len() as u64);
+    }
+}
+
+#[test]
+fn a_compressed_file_keeps_every_whole_zstd_frame() {
+    let (bytes, ends) = file(Format::Pcap, 40);
+    let (first, second) = bytes.split_at(ends[20] as usize);
+    let mut compressed = zstd::bulk::compress(first, 1).unwrap();
+    let whole = compressed.len() as u64;
+    compressed.extend(zstd::bulk::compress(second, 1).unwrap());
+    for cut in [whole, whole + 1, compressed.len() as u64 - 1] {
+        let (_dir, folder) = left_behind(&compressed[..cut as usize], "pcap.zst");
+        salvage(&folder).unwrap();
+        let facts = facts(&folder);
+        assert_eq!((facts.frames, facts.file_bytes, facts.compression), (20, whole, Compression::Zstd));
+    }
+}
+
+#[test]
+fn the_draft_keeps_what_the_file_cannot_tell() {
+    let (bytes, _) = file(Format::Pcap, 3);
+    let (_dir, folder) = left_behind(&bytes, "pcap");
+    let window = WindowFacts { start: Stamp(1_700_000_000_000_000_000), seconds: 900 };
+    let mut draft = Facts::begin(Kind::Capture, ID.into(), "i-1".into(), "captures".into(), window);
+    draft.drops.insert("vxlan_no_i".into(), 9);
+    fs::write(folder.path(ID, "draft"), serde_json::to_vec(&draft).unwrap()).unwrap();
+    salvage(&folder).unwrap();
+    let facts = facts(&folder);
+    assert_eq!((facts.frames, facts.drops["vxlan_no_i"], facts.window.seconds), (3, 9, 900));
+    assert!(!folder.path(ID, "draft").exists());
+}
+
+#[test]
+fn a_segment_that_s3_may_know_of_is_shipped_even_without_a_frame() {
+    let (_dir, folder) = left_behind(&[], "pcap");
+    Journal::resume(&folder.path(ID, "journal")).unwrap().append(Record::Creating).unwrap();
+    salvage(&folder).unwrap();
+    assert_eq!(facts(&folder).frames, 0);
+}
+
+#[test]
+fn a_damaged_journal_keeps_its_segment_and_does_not_stop_the_others() {
+    let (bytes, _) = file(Format::Pcap, 3);
+    let (_dir, folder) = left_behind(&bytes, "pcap");
+    let other = "00000000-0000-7000-8000-000000000000";
+    fs::write(folder.path(other, "journal"), b"junk\njunk\n").unwrap();
+    fs::write(folder.path(other, "pcap"), b"precious").unwrap();
+    salvage(&folder).unwrap();
+    assert_eq!(facts(&folder).frames, 3);
+    assert_eq!(fs::read(folder.path(other, "pcap")).unwrap(), b"precious");
+}
