@@ -6,9 +6,7 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${TAPFLEET_CACHE:-$here/../../.cache}
-venv=$cache/localstack
 pins=$here/localstack-requirements.txt
-done_mark=$venv/installed-requirements.txt
 
 say() { echo "localstack.sh: $*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -35,6 +33,8 @@ find_python() {
 }
 
 mkdir -p "$cache"
+venv=$(cd "$cache" && pwd)/localstack
+done_mark=$venv/installed-requirements.txt
 # Test programs run side by side, and each may be the first to come here.
 if command -v flock >/dev/null 2>&1; then
     exec 9>"$cache/localstack.lock"
@@ -51,4 +51,4 @@ if ! cmp -s "$pins" "$done_mark" || ! is_python_313 "$venv/bin/python"; then
     cp "$pins" "$done_mark"
     say "installed"
 fi
-echo "$(cd "$venv" && pwd)/bin/python"
+echo "$venv/bin/python"

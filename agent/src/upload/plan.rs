@@ -127,14 +127,14 @@ mod tests {
             prop_assert!(count - whole <= 1);
             let mut at = 0;
             for number in 1..=count {
-                let section = section(number, file_bytes).unwrap();
-                prop_assert_eq!(section.offset, at);
-                prop_assert!(section.bytes >= 5 * MIB || number == count);
-                prop_assert!(section.bytes <= 5 << 30);
-                at += section.bytes;
+                let part = section(number, file_bytes).unwrap();
+                prop_assert_eq!(part.offset, at);
+                prop_assert!(part.bytes >= 5 * MIB || number == count);
+                prop_assert!(part.bytes <= 5 << 30);
+                at += part.bytes;
             }
             prop_assert_eq!(at, file_bytes);
-            prop_assert!(super::section(count + 1, file_bytes).is_none());
+            prop_assert!(section(count + 1, file_bytes).is_none());
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 use std::time::{Duration, Instant};
 
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Config;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -49,6 +49,8 @@ const CAPTURE_ID: &str = "capture-id";
 #[derive(Debug)]
 pub struct S3 {
     settings: Settings,
+    /// Credentials, region and endpoint that were handed over; else they are looked for with each new client.
+    shared: Option<SdkConfig>,
     door: Mutex<Door>,
 }
 
@@ -64,7 +66,14 @@ impl S3 {
     /// them. Asks nobody yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, door: Mutex::new(Door { client: None, heard: Instant::now() }) }
+        Self { settings, shared: None, door: Mutex::new(Door { client: None, heard: Instant::now() }) }
+    }
+
+    /// A store that takes credentials, region and endpoint from `shared` and not from the environment; timeouts and retries stay
+    /// its own.
+    #[must_use]
+    pub fn with_config(settings: Settings, shared: SdkConfig) -> Self {
+        Self { shared: Some(shared), ..Self::new(settings) }
     }
 
     async fn client(&self, act: &'static str, place: &Place) -> Result<Client, Error> {
@@ -72,12 +81,11 @@ impl S3 {
         if let Some(client) = &door.client {
             return Ok(client.clone());
         }
-        let client = connect(&self.settings).await.map_err(|cause| Error {
-            class: Class::Transient,
-            act,
-            place: place.clone(),
-            cause: cause.into(),
-        })?;
+        let shared = match &self.shared {
+            Some(shared) => shared.clone(),
+            None => look_around(&self.settings).await,
+        };
+        let client = client(&shared).map_err(|cause| unanswered(act, place, cause))?;
         door.client = Some(client.clone());
         Ok(client)
     }
@@ -118,9 +126,8 @@ impl S3 {
     }
 }
 
-/// A client with timeouts and retries of our own: with the SDK's defaults an endpoint that takes a part and never answers is
-/// waited for without end, and after a few failing calls the retry quota is used up and every later call is tried once.
-async fn connect(settings: &Settings) -> Result<Client, &'static str> {
+/// Credentials, and region and endpoint unless set, from where the AWS tools take them.
+async fn look_around(settings: &Settings) -> SdkConfig {
     let mut loader = aws_config::defaults(BehaviorVersion::latest());
     if let Some(region) = &settings.region {
         loader = loader.region(Region::new(region.clone()));
@@ -128,13 +135,18 @@ async fn connect(settings: &Settings) -> Result<Client, &'static str> {
     if let Some(url) = &settings.endpoint_url {
         loader = loader.endpoint_url(url);
     }
-    let shared = loader.load().await;
+    loader.load().await
+}
+
+/// A client with timeouts and retries of our own: with the SDK's defaults an endpoint that takes a part and never answers is
+/// waited for without end, and after a few failing calls the retry quota is used up and every later call is tried once.
+fn client(shared: &SdkConfig) -> Result<Client, &'static str> {
     if shared.region().is_none() {
         return Err("the region is not known: set s3.region or AWS_REGION, or let the instance metadata be reached");
     }
     // Other endpoints than AWS's own have no DNS name per bucket.
     let path_style = shared.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
-    let config = aws_sdk_s3::config::Builder::from(&shared)
+    let config = aws_sdk_s3::config::Builder::from(shared)
         .timeout_config(timeouts(CONTROL_TIMEOUT))
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .retry_partition(RetryPartition::custom("tapfleet-upload").token_bucket(TokenBucket::unlimited()).build())

@@ -1,0 +1,644 @@
+//! Promises 3 and 4 against a real S3: a segment leaves the spool when S3 has confirmed it, under its own key, once, and an
+//! interrupted upload is resumed. In: spool folders made by hand. Out: objects read back from LocalStack, byte for byte.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Credentials;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ChecksumMode;
+use tapfleet::observe::counters::Counters;
+use tapfleet::record::facts::{ClockFacts, Facts, Index, Kind, LossFacts, Stamp, WindowFacts};
+use tapfleet::record::{Compression, Format, Precision};
+use tapfleet::spool::journal::{self, Journal, Open, Part, Record};
+use tapfleet::spool::{self, Folder};
+use tapfleet::upload::manifest::Manifest;
+use tapfleet::upload::store::{Body, Class, Error, Found, Labels, Listed, Place, Store, Upload, Whole};
+use tapfleet::upload::{self, S3, Settings, checksum};
+use tapfleet_tests::localstack::{CREDENTIALS, LocalStack, REGION, make_bucket};
+use tokio::sync::watch;
+
+const MIB: usize = 1 << 20;
+const INSTANCE: &str = "i-0123456789abcdef0";
+/// 2026-11-22T00:15:00Z.
+const WINDOW: Stamp = Stamp(1_795_306_500_000_000_000);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A spool of its own, a bucket of its own, and what the uploader counted.
+struct Bench {
+    dir: tempfile::TempDir,
+    bucket: String,
+    client: Client,
+    counters: Arc<Counters>,
+}
+
+impl Bench {
+    fn new(bucket: &str) -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            bucket: bucket.into(),
+            client: LocalStack::shared().client(),
+            counters: Arc::new(Counters::new(1)),
+        }
+    }
+
+    async fn with_bucket(bucket: &str) -> Self {
+        let bench = Self::new(bucket);
+        make_bucket(&bench.client, bucket).await;
+        bench
+    }
+
+    fn folder(&self) -> Folder {
+        let settings =
+            spool::Settings { dir: self.dir.path().into(), max_bytes: 1 << 40, flush_ms: 100, sync_ms: 100, allow_root_device: true };
+        Folder::open(&settings).unwrap()
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            bucket: self.bucket.clone(),
+            key_prefix: String::new(),
+            region: Some(REGION.into()),
+            endpoint_url: Some(LocalStack::shared().endpoint()),
+            storage_class: Some("STANDARD_IA".into()),
+            kms_key: None,
+            expected_bucket_owner: None,
+            look_every: Duration::from_millis(50),
+        }
+    }
+
+    async fn store(&self) -> Arc<Watched> {
+        let inner = S3::with_config(self.settings(), shared_config().await);
+        Arc::new(Watched { inner, creates: AtomicU32::new(0), fault: Mutex::new(None) })
+    }
+
+    /// Sends everything; gives how many uploads were created.
+    async fn drain(&self) -> u32 {
+        let store = self.store().await;
+        assert_eq!(self.drain_to(&store).await, 0, "left: {:?}", self.files());
+        store.creates.load(Ordering::Relaxed)
+    }
+
+    /// Sends what can be sent; panics with what lies in the spool when that takes too long.
+    async fn drain_to(&self, store: &Arc<Watched>) -> usize {
+        let store = store.clone();
+        let (_stop, stopped) = watch::channel(false);
+        let drained =
+            tokio::time::timeout(DEADLINE, upload::drain(self.settings(), self.folder(), self.counters.clone(), store, stopped)).await;
+        drained.unwrap_or_else(|_| panic!("not drained within {DEADLINE:?}: {:?}", self.files()))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What lies in the spool beside its lock.
+    fn files(&self) -> Vec<String> {
+        let names = fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name != "lock").collect();
+        names.sort();
+        names
+    }
+
+    async fn get(&self, key: &str) -> Vec<u8> {
+        let object = self.client.get_object().bucket(&self.bucket).key(key).send().await;
+        let object = object.unwrap_or_else(|error| panic!("no object '{key}': {error:?}"));
+        object.body.collect().await.unwrap().to_vec()
+    }
+
+    async fn keys(&self) -> Vec<String> {
+        let listed = self.client.list_objects_v2().bucket(&self.bucket).send().await.unwrap();
+        listed.contents().iter().map(|object| object.key().unwrap().to_owned()).collect()
+    }
+
+    async fn uploads(&self) -> usize {
+        self.client.list_multipart_uploads().bucket(&self.bucket).send().await.unwrap().uploads().len()
+    }
+
+    /// Checks object, metadata, manifest and spool of a segment that was sent whole.
+    async fn assert_arrived(&self, id: &str, key: &str, bytes: &[u8]) {
+        assert!(self.get(key).await == bytes, "'{key}' is not what was written ({} bytes)", bytes.len());
+        let head = self.client.head_object().bucket(&self.bucket).key(key).checksum_mode(ChecksumMode::Enabled).send().await.unwrap();
+        let crc64nvme = checksum::to_base64(checksum::of_bytes(bytes));
+        assert_eq!(head.checksum_crc64_nvme(), Some(crc64nvme.as_str()));
+        let metadata = head.metadata().unwrap();
+        assert_eq!(metadata["capture-id"], id);
+        assert_eq!(metadata["format"], "pcap");
+        assert_eq!(metadata["window"], WINDOW.to_string());
+        let manifest: Manifest = serde_json::from_slice(&self.get(&manifest_key(id)).await).unwrap();
+        let object = manifest.object.unwrap();
+        assert_eq!(manifest.schema, "tapfleet.manifest/1");
+        assert_eq!((object.bucket.as_str(), object.key.as_str(), object.bytes), (self.bucket.as_str(), key, bytes.len() as u64));
+        assert_eq!(object.crc64nvme, crc64nvme);
+        assert_eq!(object.etag.as_deref(), head.e_tag());
+        assert!(!self.files().iter().any(|name| name.starts_with(id)), "{id} is still in the spool: {:?}", self.files());
+    }
+}
+
+fn manifest_key(id: &str) -> String {
+    format!("manifest/dt=2026-11-22/{INSTANCE}/2026-11-22-00-15-{id}.json")
+}
+
+fn key() -> String {
+    format!("{INSTANCE}/2026-11-22-00-15.pcap")
+}
+
+/// Ids that sort by the order in which they are made, as capture ids do.
+fn new_id() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("019aa8f0-0000-7000-8000-{:012x}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Bytes that differ everywhere, so that no part can stand for another.
+fn pattern(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut all = Vec::with_capacity(bytes + 8);
+    while all.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        all.extend_from_slice(&state.to_le_bytes());
+    }
+    all.truncate(bytes);
+    all
+}
+
+fn open(id: &str, bucket: &str, key: &str) -> Open {
+    Open {
+        version: journal::VERSION,
+        kind: Kind::Capture,
+        capture_id: id.into(),
+        bucket: bucket.into(),
+        key: key.into(),
+        instance: INSTANCE.into(),
+        window: WINDOW,
+        extension: "pcap".into(),
+        agent_version: "0.1.0".into(),
+    }
+}
+
+fn facts(id: &str, bucket: &str, kind: Kind, file_bytes: u64) -> Facts {
+    Facts {
+        kind,
+        capture_id: id.into(),
+        instance: INSTANCE.into(),
+        agent_version: "0.1.0".into(),
+        key: (kind != Kind::Idle).then(key),
+        bucket: bucket.into(),
+        window: WindowFacts { start: WINDOW, seconds: 900 },
+        opened: WINDOW,
+        format: Format::Pcap,
+        precision: Precision::Micro,
+        compression: Compression::None,
+        filter: None,
+        frames: 1,
+        bytes: 60,
+        first: Some(WINDOW),
+        last: Some(WINDOW),
+        late: 0,
+        drops: Default::default(),
+        ignored: Default::default(),
+        losses: LossFacts::default(),
+        origins: Vec::new(),
+        gaps: Vec::new(),
+        clock: ClockFacts::default(),
+        index: Index::default(),
+        file_bytes,
+        salvaged: false,
+    }
+}
+
+/// A segment as the spool's writer makes it.
+struct Segment<'a> {
+    bench: &'a Bench,
+    id: String,
+}
+
+impl<'a> Segment<'a> {
+    /// Journal first, then the data.
+    fn open(bench: &'a Bench, bytes: &[u8]) -> Self {
+        let segment = Self { bench, id: new_id() };
+        Journal::create(&segment.path("journal"), open(&segment.id, &bench.bucket, &key())).unwrap();
+        fs::write(segment.path("pcap"), bytes).unwrap();
+        segment
+    }
+
+    fn whole(bench: &'a Bench, bytes: &[u8]) -> Self {
+        let segment = Self::open(bench, bytes);
+        segment.close();
+        segment
+    }
+
+    fn append(&self, bytes: &[u8]) {
+        OpenOptions::new().append(true).open(self.path("pcap")).unwrap().write_all(bytes).unwrap();
+    }
+
+    /// The manifest appears by rename.
+    fn close(&self) {
+        let bytes = fs::metadata(self.path("pcap")).unwrap().len();
+        file_manifest(self.bench, &facts(&self.id, &self.bench.bucket, Kind::Capture, bytes));
+    }
+
+    fn path(&self, extension: &str) -> PathBuf {
+        self.bench.path(&format!("{}.{extension}", self.id))
+    }
+
+    fn state(&self) -> journal::State {
+        journal::read(&self.path("journal")).unwrap().0
+    }
+}
+
+fn file_manifest(bench: &Bench, facts: &Facts) {
+    let draft = bench.path(&format!("{}.draft", facts.capture_id));
+    fs::write(&draft, serde_json::to_vec(facts).unwrap()).unwrap();
+    fs::rename(draft, bench.path(&format!("{}.manifest", facts.capture_id))).unwrap();
+}
+
+/// Waits until `there` gives something.
+async fn until<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = there() {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{what} did not happen within {DEADLINE:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn shared_config() -> SdkConfig {
+    let credentials = Credentials::new(CREDENTIALS, CREDENTIALS, None, None, "tests");
+    let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(credentials);
+    loader.region(Region::new(REGION)).endpoint_url(LocalStack::shared().endpoint()).load().await
+}
+
+/// What may go wrong with one completion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    /// S3 does it, and the answer is lost.
+    AnswerLost,
+    /// S3 does it, a retry of the SDK then finds no upload, and that is the answer.
+    AnsweredTwice,
+    /// S3 does not do it, and says so with this class.
+    Refused(Class),
+}
+
+/// The real store, with one fault at the first completion.
+struct Watched {
+    inner: S3,
+    creates: AtomicU32,
+    fault: Mutex<Option<Fault>>,
+}
+
+impl Watched {
+    fn refuse(&self, class: Class, upload: &Upload) -> Result<(), Error> {
+        Err(Error { class, act: "complete", place: upload.place.clone(), cause: format!("made up: {class:?}") })
+    }
+}
+
+impl Store for Watched {
+    async fn head(&self, place: &Place) -> Result<Found, Error> {
+        self.inner.head(place).await
+    }
+
+    async fn create(&self, place: &Place, labels: &Labels) -> Result<String, Error> {
+        let id = self.inner.create(place, labels).await?;
+        self.creates.fetch_add(1, Ordering::Relaxed);
+        Ok(id)
+    }
+
+    async fn upload_part(&self, upload: &Upload, number: u32, body: &Body) -> Result<String, Error> {
+        self.inner.upload_part(upload, number, body).await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Listed>, Error> {
+        self.inner.list_parts(upload).await
+    }
+
+    async fn complete(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<(), Error> {
+        let fault = self.fault.lock().unwrap().take();
+        if let Some(Fault::Refused(class)) = fault {
+            return self.refuse(class, upload);
+        }
+        self.inner.complete(upload, parts, whole).await?;
+        match fault {
+            Some(Fault::AnswerLost) => self.refuse(Class::Transient, upload),
+            Some(Fault::AnsweredTwice) => self.refuse(Class::NoSuchUpload, upload),
+            _ => Ok(()),
+        }
+    }
+
+    async fn abort(&self, upload: &Upload) -> Result<(), Error> {
+        self.inner.abort(upload).await
+    }
+
+    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64) -> Result<(), Error> {
+        self.inner.put(place, body, crc64nvme).await
+    }
+
+    async fn head_bucket(&self, bucket: &str) -> Result<(), Error> {
+        self.inner.head_bucket(bucket).await
+    }
+}
+
+/// An uploader that works while a test goes on, until it is dropped: then it ends in the middle of whatever it does.
+struct Running(tokio::task::JoinHandle<()>, #[allow(dead_code)] watch::Sender<bool>);
+
+impl Running {
+    async fn start(bench: &Bench) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (settings, folder, counters, store) = (bench.settings(), bench.folder(), bench.counters.clone(), bench.store().await);
+        Self(tokio::spawn(upload::run(settings, folder, counters, store, stopped)), stop)
+    }
+
+    /// Cuts it off without letting it finish anything.
+    async fn cut_off(self) {
+        self.0.abort();
+        assert!(self.0.await.unwrap_err().is_cancelled());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_leaves_the_spool_when_s3_has_confirmed_object_and_manifest() {
+    let bench = Bench::with_bucket("small").await;
+    let (bytes, empty) = (pattern(12_345), Vec::new());
+    let one = Segment::whole(&bench, &bytes);
+    assert_eq!(bench.drain().await, 1);
+    bench.assert_arrived(&one.id, &key(), &bytes).await;
+    let head = bench.client.head_object().bucket("small").key(key()).send().await.unwrap();
+    assert_eq!(head.storage_class().unwrap().as_str(), "STANDARD_IA");
+    assert_eq!(bench.counters.segments_verified.get(), 1);
+    assert_eq!(bench.counters.bytes_verified.get(), 12_345);
+    assert_eq!((bench.counters.spool_segments.get(), bench.counters.spool_bytes.get()), (0, 0));
+
+    // A file without a byte is a segment like any other.
+    let two = Segment::whole(&bench, &empty);
+    bench.drain().await;
+    bench.assert_arrived(&two.id, &key().replace(".pcap", "_0002.pcap"), &empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_is_sent_part_by_part_while_it_grows_and_only_its_tail_is_left_at_the_end() {
+    let bench = Bench::with_bucket("growing").await;
+    let bytes = pattern(110 * MIB + 4321);
+    let segment = Segment::open(&bench, b"");
+    let running = Running::start(&bench).await;
+    for chunk in bytes.chunks(MIB) {
+        segment.append(chunk);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    until("all whole parts sent before the end", || (segment.state().parts.len() == 13).then_some(())).await;
+    assert!(segment.path("pcap").exists() && segment.state().completing.is_none());
+    let closed = Instant::now();
+    segment.close();
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    println!("a segment of {} MiB was confirmed {:?} after its end", bytes.len() / MIB, closed.elapsed());
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    assert_eq!(bench.counters.parts_sent.get(), 14);
+    assert_eq!(bench.counters.bytes_sent.get(), bytes.len() as u64);
+    running.cut_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_taken_stays_untouched_and_the_segment_goes_to_the_next_one() {
+    let bench = Bench::with_bucket("taken").await;
+    for (key, text) in [(key(), "foreign"), (key().replace(".pcap", "_0002.pcap"), "foreign, too")] {
+        bench.client.put_object().bucket("taken").key(key).body(ByteStream::from_static(text.as_bytes())).send().await.unwrap();
+    }
+    let bytes = pattern(1000);
+    let segment = Segment::whole(&bench, &bytes);
+    bench.drain().await;
+    bench.assert_arrived(&segment.id, &key().replace(".pcap", "_0003.pcap"), &bytes).await;
+    assert_eq!(bench.get(&key()).await, b"foreign");
+    assert_eq!(bench.counters.key_collisions.get(), 2);
+    assert_eq!(bench.uploads().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_comes_between_is_not_overwritten() {
+    let bench = Bench::with_bucket("between").await;
+    let bytes = pattern(9 * MIB);
+    let segment = Segment::open(&bench, &bytes);
+    let running = Running::start(&bench).await;
+    until("the first part", || (segment.state().parts.len() == 1).then_some(())).await;
+    bench.client.put_object().bucket("between").key(key()).body(ByteStream::from_static(b"foreign")).send().await.unwrap();
+    segment.close();
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    bench.assert_arrived(&segment.id, &key().replace(".pcap", "_0002.pcap"), &bytes).await;
+    assert_eq!(bench.get(&key()).await, b"foreign");
+    assert_eq!(bench.counters.key_collisions.get(), 1);
+    assert_eq!(bench.uploads().await, 0, "the upload to the taken key was left behind");
+    running.cut_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_upload_is_resumed_and_not_begun_again() {
+    let bench = Bench::with_bucket("resumed").await;
+    let bytes = pattern(45 * MIB);
+    let segment = Segment::open(&bench, &bytes[..20 * MIB]);
+    let running = Running::start(&bench).await;
+    until("two parts", || (segment.state().parts.len() == 2).then_some(())).await;
+    running.cut_off().await;
+    let before = segment.state();
+    assert!(before.upload_id.is_some());
+
+    segment.append(&bytes[20 * MIB..]);
+    segment.close();
+    assert_eq!(bench.drain().await, 0, "a second upload was created");
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    assert_eq!(bench.counters.uploads_resumed.get(), 1);
+    assert_eq!(bench.counters.parts_sent.get(), 6, "parts that S3 had were sent again");
+    assert_eq!(bench.uploads().await, 0);
+    assert_eq!(bench.keys().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_cut_off_anywhere_arrives_once_and_whole() {
+    let bench = Bench::with_bucket("cut").await;
+    let bytes = pattern(60 * MIB);
+    let segment = Segment::whole(&bench, &bytes);
+    for parts in [0, 1, 3, 6] {
+        let running = Running::start(&bench).await;
+        until("a few parts", || (!segment.path("journal").exists() || segment.state().parts.len() >= parts).then_some(())).await;
+        running.cut_off().await;
+        // What the last one had begun to write is written; a new process would find it so.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let creates = bench.drain().await;
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    assert!(creates <= 1 && bench.counters.key_collisions.get() == 0);
+    assert_eq!(bench.keys().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resume_believes_s3_and_not_the_journal() {
+    let bench = Bench::with_bucket("believes").await;
+    let bytes = pattern(24 * MIB + 7);
+    let segment = Segment::open(&bench, &bytes);
+    let running = Running::start(&bench).await;
+    until("three parts", || (segment.state().parts.len() == 3).then_some(())).await;
+    running.cut_off().await;
+
+    // Part 1 was overwritten behind our back; the journal's last line, whichever part it told of, is torn.
+    let state = segment.state();
+    let (id, other) = (state.upload_id.unwrap(), pattern(8 * MIB - 1).into_iter().chain([0]).collect::<Vec<u8>>());
+    let part = bench.client.upload_part().bucket("believes").key(key()).upload_id(id).part_number(1);
+    part.checksum_crc64_nvme(checksum::to_base64(checksum::of_bytes(&other))).body(other.into()).send().await.unwrap();
+    let journal = fs::read(segment.path("journal")).unwrap();
+    fs::write(segment.path("journal"), &journal[..journal.len() - 5]).unwrap();
+
+    segment.close();
+    let sent = bench.counters.parts_sent.get();
+    assert_eq!(bench.drain().await, 0);
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    assert_eq!(bench.counters.parts_sent.get() - sent, 2, "part 1 and the tail were to be sent, nothing else");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_aborted_behind_our_back_is_begun_anew_from_the_spool() {
+    let bench = Bench::with_bucket("aborted").await;
+    let bytes = pattern(17 * MIB);
+    let segment = Segment::open(&bench, &bytes);
+    let running = Running::start(&bench).await;
+    until("two parts", || (segment.state().parts.len() == 2).then_some(())).await;
+    let id = segment.state().upload_id.unwrap();
+    bench.client.abort_multipart_upload().bucket("aborted").key(key()).upload_id(id).send().await.unwrap();
+    segment.close();
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    assert_eq!(bench.counters.parts_sent.get(), 2 + 3);
+    running.cut_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_whose_answer_is_lost_or_bad_still_gives_one_whole_object() {
+    let rows = [
+        ("lost", Fault::AnswerLost, 1),
+        ("twice", Fault::AnsweredTwice, 1),
+        ("slow", Fault::Refused(Class::Throttled), 1),
+        ("part", Fault::Refused(Class::InvalidPart), 2),
+        ("digest", Fault::Refused(Class::BadDigest), 2),
+        ("conflict", Fault::Refused(Class::Conflict), 2),
+        ("gone", Fault::Refused(Class::NoSuchUpload), 2),
+    ];
+    for (name, fault, creates) in rows {
+        let bench = Bench::with_bucket(&format!("complete-{name}")).await;
+        let bytes = pattern(8 * MIB + 99);
+        let segment = Segment::whole(&bench, &bytes);
+        let store = bench.store().await;
+        *store.fault.lock().unwrap() = Some(fault);
+        assert_eq!(bench.drain_to(&store).await, 0);
+        bench.assert_arrived(&segment.id, &key(), &bytes).await;
+        assert_eq!(store.creates.load(Ordering::Relaxed), creates, "{fault:?}");
+        assert_eq!((bench.keys().await.len(), bench.counters.key_collisions.get()), (2, 0), "{fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_window_has_a_manifest_without_an_object() {
+    let bench = Bench::with_bucket("idle").await;
+    let id = new_id();
+    file_manifest(&bench, &facts(&id, "idle", Kind::Idle, 0));
+    assert_eq!(bench.drain().await, 0);
+    let manifest: Manifest = serde_json::from_slice(&bench.get(&manifest_key(&id)).await).unwrap();
+    assert!(manifest.object.is_none() && manifest.facts.key.is_none() && manifest.facts.kind == Kind::Idle);
+    assert_eq!(bench.keys().await, [manifest_key(&id)]);
+    assert!(bench.files().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_recorded_before_the_bucket_was_made_arrives_afterwards() {
+    let bench = Bench::new("late");
+    let bytes = pattern(5000);
+    let segment = Segment::whole(&bench, &bytes);
+    let running = Running::start(&bench).await;
+    until("a failure", || (bench.counters.upload_failures.get() > 0).then_some(())).await;
+    assert!(segment.path("pcap").exists());
+    make_bucket(&bench.client, "late").await;
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    running.cut_off().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_segments_stay_where_they_are_and_do_not_stop_the_others() {
+    let bench = Bench::with_bucket("damaged").await;
+    let damaged = [Segment::whole(&bench, b"one"), Segment::whole(&bench, b"two"), Segment::whole(&bench, b"three")];
+    fs::write(damaged[0].path("journal"), b"00000000 {}\n").unwrap();
+    fs::write(damaged[1].path("manifest"), b"{").unwrap();
+    fs::remove_file(damaged[2].path("pcap")).unwrap();
+    let (bytes, idle) = (pattern(777), new_id());
+    let good = Segment::whole(&bench, &bytes);
+    file_manifest(&bench, &facts(&idle, "damaged", Kind::Idle, 0));
+    let store = bench.store().await;
+    assert_eq!(bench.drain_to(&store).await, 3);
+    // The second's capture took the key; its manifest is what cannot be sent.
+    bench.assert_arrived(&good.id, &key().replace(".pcap", "_0002.pcap"), &bytes).await;
+    assert!(bench.keys().await.contains(&manifest_key(&idle)));
+    assert!(damaged[0].path("pcap").exists() && damaged[1].path("pcap").exists() && damaged[2].path("journal").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn journals_of_version_1_are_taken_up_in_every_state() {
+    let bench = Bench::with_bucket("journal-v1").await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/journal-v1");
+    let bytes = pattern(17 * MIB);
+    // An upload as the fixture's process had it: its id differs each time, so it is written into the fixture's line.
+    let created = bench.client.create_multipart_upload().bucket("journal-v1").key("i-v1/2026-11-22-00-17.pcap");
+    let created = created
+        .metadata("window", WINDOW.to_string())
+        .metadata("format", "pcap")
+        .checksum_algorithm("CRC64NVME".into())
+        .checksum_type("FULL_OBJECT".into())
+        .metadata("capture-id", "v1-parts");
+    let upload_id = created.send().await.unwrap().upload_id.unwrap();
+    let part = bench.client.upload_part().bucket("journal-v1").key("i-v1/2026-11-22-00-17.pcap").upload_id(&upload_id).part_number(1);
+    let first = bytes[..8 * MIB].to_vec();
+    let part = part.checksum_crc64_nvme(checksum::to_base64(checksum::of_bytes(&first))).body(first.into()).send().await.unwrap();
+
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let id = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let lines = fs::read_to_string(&path)
+            .unwrap()
+            .replace("UPLOAD-ID", &upload_id)
+            .replace("ETAG", &part.e_tag().unwrap().replace('"', "\\\""));
+        let lines = if id == "v1-parts" { with_checksums(&lines) } else { lines };
+        fs::write(bench.path(&format!("{id}.journal")), lines).unwrap();
+        fs::write(bench.path(&format!("{id}.pcap")), &bytes).unwrap();
+        file_manifest(&bench, &facts(&id, "journal-v1", Kind::Capture, bytes.len() as u64));
+        ids.push(id);
+    }
+    ids.sort();
+    assert_eq!(ids, ["v1-lost", "v1-open", "v1-parts", "v1-rekeyed", "v1-stored", "v1-verified"]);
+    let created_now = bench.drain().await;
+    assert_eq!(created_now, 3, "lost, open and rekeyed need an upload, the others have had theirs");
+    let arrived = [
+        ("v1-lost", "2026-11-22-00-15"),
+        ("v1-open", "2026-11-22-00-16"),
+        ("v1-parts", "2026-11-22-00-17"),
+        ("v1-rekeyed", "2026-11-22-00-18_0002"),
+    ];
+    for (id, minute) in arrived {
+        bench.assert_arrived(id, &format!("i-v1/{minute}.pcap"), &bytes).await;
+    }
+    assert_eq!((bench.counters.uploads_resumed.get(), bench.counters.parts_sent.get()), (1, 3 + 3 + 2 + 3));
+    let manifest: Manifest = serde_json::from_slice(&bench.get(&manifest_key("v1-verified")).await).unwrap();
+    assert_eq!(manifest.object.unwrap().etag.as_deref(), Some("\"0123\""));
+    assert!(!bench.keys().await.contains(&manifest_key("v1-stored")), "its manifest had been stored: only its files were to go");
+    assert!(bench.files().is_empty());
+}
+
+/// Gives each line of a journal the checksum that is its own.
+fn with_checksums(lines: &str) -> String {
+    let sum = |json: &str| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, json.as_bytes());
+    lines.lines().map(|line| format!("{:08x} {}\n", sum(&line[9..]), &line[9..])).collect()
+}
