@@ -1,4 +1,7 @@
 //! What the tests of several stages share. Nothing here uses the agent's own decoders or encoders.
 
+pub mod agent;
+pub mod captures;
 pub mod localstack;
+pub mod netns;
 pub mod packet;
