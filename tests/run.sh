@@ -2,8 +2,8 @@
 # Runs the suites one after the other, all of them whatever fails, and ends with a table, what did not run and why, which
 # S3 answered, and the sum. `tests/run.sh quick` leaves out the suites that need root or an S3 endpoint, `all` nothing.
 #
-# A suite is a file of tests/tests; `unit` are the tests beside the code. What a suite needs stands in its first lines, as in
-# `//! Needs: root, S3.` Lines that a test prints are collected when they begin with
+# A suite is a file of tests/tests; `unit` and `doc` are the tests beside the code. What a suite needs stands in its first
+# lines, as in `//! Needs: root, S3.` Lines that a test prints are collected when they begin with
 #   S3 engine:                    which implementation of S3 answered
 #   not run, data from outside:   nothing this machine could have provided: not a failure
 #   not run:                      anything else that was left out: a failure
@@ -78,6 +78,7 @@ cargo test --quiet --workspace --locked --no-run 2>&1 | grep -vE '^ *Executable'
 printf '%-41s %8.1f s\n' built "$(awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { print b - a }')"
 
 suite unit --lib --bins
+suite doc --doc
 for file in tests/tests/*.rs; do
   name=$(basename "$file" .rs)
   [[ $mode == quick && -n $(needs "$name") ]] || suite "$name" --test "$name"

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::localstack;
+
 /// The bucket of the agents under test.
 pub const BUCKET: &str = "captures";
 /// The instance they say they are.
 pub const INSTANCE: &str = "i-0123456789abcdef0";
-/// Where they answer.
+/// Where they answer, unless told otherwise: in a network namespace the port is free.
 const LISTEN: &str = "127.0.0.1:8080";
 
 /// Settings by section and key, as the configuration file has them.
@@ -30,13 +32,13 @@ impl Settings {
         Self(BTreeMap::new())
             .set("s3.bucket", BUCKET)
             .set("s3.endpoint_url", s3_endpoint)
-            .set("s3.region", "us-east-1")
+            .set("s3.region", localstack::REGION)
             .set("spool.dir", spool.to_str().unwrap())
             .set("spool.allow_root_device", true)
             .set("health.listen", LISTEN)
             .set("instance.id", INSTANCE)
-            .set("instance.region", "us-east-1")
-            .set("instance.az", "us-east-1a")
+            .set("instance.region", localstack::REGION)
+            .set("instance.az", format!("{}a", localstack::REGION))
     }
 
     /// Sets `section.key`.
@@ -45,6 +47,11 @@ impl Settings {
         let (section, key) = name.split_once('.').unwrap();
         self.0.entry(section.into()).or_default().insert(key.into(), value.into());
         self
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        let (section, key) = name.split_once('.')?;
+        self.0.get(section)?.get(key)
     }
 
     /// The configuration file. Strings, numbers, flags and lists are written alike in JSON and TOML.
@@ -66,6 +73,7 @@ impl Settings {
 pub struct Agent {
     child: Child,
     netns: Option<String>,
+    listen: String,
     log: PathBuf,
 }
 
@@ -85,8 +93,8 @@ impl Agent {
         command
             .args(["run", "--config"])
             .arg(&config)
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_ACCESS_KEY_ID", localstack::CREDENTIALS)
+            .env("AWS_SECRET_ACCESS_KEY", localstack::CREDENTIALS)
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("RUST_BACKTRACE", "1")
             .env_remove("AWS_ENDPOINT_URL")
@@ -94,7 +102,8 @@ impl Agent {
             .stdout(file.try_clone().unwrap())
             .stderr(file);
         let child = command.spawn().unwrap_or_else(|cause| panic!("cannot start '{}': {cause}", daemon.display()));
-        Self { child, netns: netns.map(Into::into), log }
+        let listen = settings.get("health.listen").and_then(Value::as_str).unwrap_or(LISTEN).to_owned();
+        Self { child, netns: netns.map(Into::into), listen, log }
     }
 
     /// Starts one and waits until it captures.
@@ -195,7 +204,7 @@ impl Agent {
 
     fn get(&self, path: &str) -> Option<String> {
         let output = in_netns(self.netns.as_deref(), "curl")
-            .args(["--silent", "--fail", "--noproxy", "*", "--max-time", "2", &format!("http://{LISTEN}{path}")])
+            .args(["--silent", "--fail", "--noproxy", "*", "--max-time", "2", &format!("http://{}{path}", self.listen)])
             .output()
             .unwrap_or_else(|cause| panic!("cannot run curl: {cause}; see tests/setup/system.sh"));
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
