@@ -360,6 +360,12 @@ pub enum Error {
         /// libpcap's words.
         cause: String,
     },
+    /// A capture thread panicked.
+    #[error("capture thread {thread} died; this is a defect, please report the log lines before this one")]
+    Died {
+        /// Which.
+        thread: usize,
+    },
     /// A system call failed.
     #[error("cannot {act} '{thing}': {cause}")]
     System {

@@ -74,9 +74,9 @@ impl<C: Clock> Worker<C> {
     /// Runs until told to stop, the engine's end, or an error that reopening cannot cure. `engine` is the first engine, opened
     /// by the caller so that its errors are seen before the agent calls itself ready.
     pub fn run(mut self, engine: Box<dyn Engine>) {
-        let error = self.capture(engine).err();
-        // The recorder is gone only when the process is ending.
-        let _ = self.events.send(Event::End { thread: self.thread, error });
+        let died = Error::Died { thread: self.thread };
+        let mut farewell = Farewell { thread: self.thread, events: self.events.clone(), error: Some(died) };
+        farewell.error = self.capture(engine).err();
     }
 
     fn capture(&mut self, mut engine: Box<dyn Engine>) -> Result<(), Error> {
@@ -200,6 +200,20 @@ impl<C: Clock> Worker<C> {
         counters.kernel_freezes.add(total.freezes.saturating_sub(self.counted.freezes));
         self.counted = total;
         Ok(())
+    }
+}
+
+/// Tells the recorder of a thread's end, also when the thread panics.
+struct Farewell {
+    thread: usize,
+    events: SyncSender<Event>,
+    error: Option<Error>,
+}
+
+impl std::ops::Drop for Farewell {
+    fn drop(&mut self) {
+        // The recorder is gone only when the process is ending.
+        let _ = self.events.send(Event::End { thread: self.thread, error: self.error.take() });
     }
 }
 

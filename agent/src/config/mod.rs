@@ -250,7 +250,7 @@ fn combine(values: &Values, reader: &mut Reader) {
     if let Some(Err(cause)) = values.filter.as_deref().and_then(meant_filter).map(compiles) {
         reader.refuse("capture.filter", &format!("a filter that libpcap understands, see pcap-filter(7); {cause}"));
     }
-    if let Some(Err(causes)) = values.schedule.as_deref().map(schedule) {
+    if let Some(Err(causes)) = values.schedule.as_deref().map(Schedule::parse) {
         for cause in causes {
             reader.refuse("record.schedule", &format!("times like \"Mon-Fri 08:00-18:00 Europe/Berlin\"; {cause}"));
         }
@@ -273,11 +273,6 @@ fn compiles(expression: &str) -> Result<(), String> {
         Err(capture::Error::Filter { cause, .. }) => Err(cause),
         Err(other) => Err(other.to_string()),
     }
-}
-
-/// `None`: always.
-fn schedule(entries: &[String]) -> Result<Option<Schedule>, Vec<String>> {
-    if entries.is_empty() { Ok(None) } else { Schedule::parse(entries).map(Some) }
 }
 
 /// `None` only when a value is missing because it was wrong.
@@ -311,16 +306,15 @@ fn build(v: &Values) -> Option<Settings> {
             format: v.format?,
             precision: v.precision?,
             compression: v.compression?,
-            schedule: schedule(v.schedule.as_deref()?).ok()?,
+            schedule: Schedule::parse(v.schedule.as_deref()?).ok()?,
             quarantine_bytes_per_s: v.quarantine_bytes_per_s?,
             snaplen: SNAPLEN_MAX,
             filter,
             instance: instance.id.clone().unwrap_or_default(),
-            key_prefix: key_prefix.clone(),
             bucket: bucket.clone(),
             flush_ms: v.flush_ms?,
             retirement_ms: RETIREMENT_MS,
-            idle_manifests: engine != EngineKind::File,
+            replay: engine == EngineKind::File,
         },
         spool: spool::Settings {
             dir: v.spool_dir.as_ref()?.into(),

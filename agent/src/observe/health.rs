@@ -1,1 +1,250 @@
-//! Stub.
+//! In: the counters' life signs. Out: `/healthz` for the load balancer, `/metrics`, `/status`.
+//! Never: unhealthy for what a new instance would not cure: S3, the level of the spool, credentials and the clock do not count,
+//! or an outage of S3 would replace the fleet and its unsent spools. Never: held up or used up by who only connects.
+//!
+//! Several probes come in each interval, from each node of the load balancer; every answer closes its connection.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::serve::Listener;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Sleep, sleep};
+
+use super::counters::Counters;
+use super::metrics;
+use crate::host::clock::{Clock, Now, SECOND_NS, SystemClock};
+
+/// A loop that has not gone round for this long stands still: each waits for at most 50 ms.
+const STALLED_NS: u64 = 5 * SECOND_NS;
+
+/// No frames could be taken for this long: an interface that is re-created is back within 2 s.
+const UNABLE_NS: u64 = 10 * SECOND_NS;
+
+/// The most connections at once; further ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 512;
+
+/// A connection ends after this long, whatever it does.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
+
+/// Open answers get this long when the agent stops.
+const STOP_TIME: Duration = Duration::from_secs(1);
+
+/// What the server says beside the counters.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// Which instance this is.
+    pub instance: String,
+    /// When the agent began.
+    pub since: Now,
+    /// Whether frames come from an interface; a replayed file ends, and that is no illness.
+    pub live: bool,
+}
+
+/// A reason to be unhealthy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Reason {
+    /// Its stable name: `capture_stalled`, `capture_unable` or `recorder_stalled`.
+    pub reason: &'static str,
+    /// For people.
+    pub detail: String,
+}
+
+/// What the load balancer is told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Health {
+    /// No reason against it.
+    pub healthy: bool,
+    /// Why not.
+    pub reasons: Vec<Reason>,
+}
+
+/// Whether the agent captures, by the life signs of its threads. Those that have given none yet count from `facts.since`.
+#[must_use]
+pub fn judge(counters: &Counters, facts: &Facts, now: Now) -> Health {
+    let since = |sign_ns: u64| now.monotonic_ns.saturating_sub(sign_ns.max(facts.since.monotonic_ns));
+    let seconds = |ns: u64| ns / SECOND_NS;
+    let mut reasons = Vec::new();
+    if facts.live {
+        for (thread, pulse) in counters.captures.iter().enumerate() {
+            let silent = since(pulse.beat_ns.get());
+            if silent > STALLED_NS {
+                let detail = format!("capture thread {thread} has stood still for {} s", seconds(silent));
+                reasons.push(Reason { reason: "capture_stalled", detail });
+            }
+        }
+        if let Some(unable) = counters.captures.iter().map(|pulse| since(pulse.able_ns.get())).min().filter(|ns| *ns > UNABLE_NS) {
+            let detail = format!("no capture thread could take frames for {} s: is the interface there and up?", seconds(unable));
+            reasons.push(Reason { reason: "capture_unable", detail });
+        }
+    }
+    let silent = since(counters.recorder.beat_ns.get());
+    if silent > STALLED_NS {
+        let detail = format!("the recorder has stood still for {} s: does the spool's disk answer?", seconds(silent));
+        reasons.push(Reason { reason: "recorder_stalled", detail });
+    }
+    Health { healthy: reasons.is_empty(), reasons }
+}
+
+/// What `/status` answers.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: &'static str,
+    /// Which instance this is.
+    pub instance: String,
+    /// Seconds since the agent began.
+    pub up_seconds: u64,
+    /// When the agent began, RFC 3339.
+    pub since: String,
+    /// What the load balancer is told.
+    #[serde(flatten)]
+    pub health: Health,
+    /// Every counter.
+    pub counters: Map<String, Value>,
+}
+
+struct Shared {
+    counters: Arc<Counters>,
+    facts: Facts,
+}
+
+impl Shared {
+    fn health(&self) -> Health {
+        judge(&self.counters, &self.facts, SystemClock.now())
+    }
+}
+
+/// Answers on `listener` until `stop` is done.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    counters: Arc<Counters>,
+    facts: Facts,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .layer(axum::middleware::map_response(close_after))
+        .with_state(Arc::new(Shared { counters, facts }));
+    let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+    let (stopped, stopping) = oneshot::channel();
+    let graceful = axum::serve(listener, router).with_graceful_shutdown(async move {
+        stop.await;
+        let _ = stopped.send(());
+    });
+    tokio::select! {
+        served = graceful.into_future() => served,
+        // A client that has connected and says nothing does not hold the agent up.
+        () = async { let _ = stopping.await; sleep(STOP_TIME).await } => Ok(()),
+    }
+}
+
+async fn close_after(mut response: axum::response::Response) -> axum::response::Response {
+    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    response
+}
+
+async fn healthz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let health = shared.health();
+    let status = if health.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(health))
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    let text = metrics::text(&shared.counters, crate::VERSION, shared.health().healthy);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
+    let now = SystemClock.now();
+    let Shared { counters, facts } = shared.as_ref();
+    let began = i64::try_from(facts.since.wall_ns).map(chrono::DateTime::from_timestamp_nanos).unwrap_or_default();
+    Json(Status {
+        version: crate::VERSION,
+        instance: facts.instance.clone(),
+        up_seconds: now.monotonic_ns.saturating_sub(facts.since.monotonic_ns) / SECOND_NS,
+        since: began.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+        health: judge(counters, facts, now),
+        counters: metrics::json(counters),
+    })
+}
+
+/// A listener with so many places.
+struct Bounded {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+}
+
+impl Listener for Bounded {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        // The semaphore is never closed; if it were, the bound would be gone and nothing else.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let (stream, peer) = Listener::accept(&mut self.listener).await;
+        (Connection { stream, ends: Box::pin(sleep(CONNECTION_TIME)), _place: place }, peer)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection with an end: who reads or sends nothing does not keep its place.
+struct Connection {
+    stream: TcpStream,
+    ends: Pin<Box<Sleep>>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    fn ended(&mut self, cx: &mut Context<'_>) -> bool {
+        self.ends.as_mut().poll(cx).is_ready()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ended(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.ended(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

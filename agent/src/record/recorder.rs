@@ -207,6 +207,10 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             }
             Event::End { thread, error } => {
                 merge.end(thread);
+                if error.is_some() {
+                    // Its share of the flows would be missing from now on: end, and begin anew.
+                    self.shared.stop.store(true, Ordering::Release);
+                }
                 errors.extend(error);
             }
         }

@@ -6,7 +6,7 @@
 //! never changed: `tests/fixtures/journal-v1` must resume in every later version.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, rename};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -188,14 +188,18 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Begins a journal and makes it durable.
+    /// Begins a journal and makes it durable. It appears under its name with its first line whole: the uploader, which may look
+    /// at any moment, never sees less.
     ///
     /// # Errors
-    /// When the file exists or cannot be written.
+    /// When it cannot be written.
     pub fn create(path: &Path, open: Open) -> Result<Self, Error> {
-        let file = OpenOptions::new().append(true).create_new(true).open(path).map_err(io("create the journal", path))?;
+        let unfinished = path.with_extension("journal.unfinished");
+        let options = OpenOptions::new().write(true).create(true).truncate(true).open(&unfinished);
+        let file = options.map_err(io("create the journal", &unfinished))?;
         let mut journal = Self { path: path.into(), file, state: State::new(open.clone()) };
         journal.write(&Record::Open(open))?;
+        rename(&unfinished, path).map_err(io("put the journal in place", path))?;
         Ok(journal)
     }
 

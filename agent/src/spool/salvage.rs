@@ -51,25 +51,19 @@ impl Whole {
     }
 }
 
-/// Makes every segment that an earlier agent left unfinished whole. Gives how many there were. A segment that cannot be
-/// salvaged is logged and left as it is.
-///
-/// # Errors
-/// When the folder cannot be listed.
-pub fn salvage(folder: &Folder) -> Result<usize, Error> {
+/// Makes those of `segments` whole that an earlier agent left unfinished; they were listed before this agent opened its own.
+/// Gives how many there were. A segment that cannot be salvaged is logged and left as it is.
+pub fn salvage(folder: &Folder, segments: &[Segment]) -> usize {
     let mut salvaged = 0;
-    for segment in folder.segments()? {
-        if segment.manifest.is_some() {
-            continue;
-        }
-        match one(folder, &segment) {
+    for segment in segments.iter().filter(|segment| segment.manifest.is_none()) {
+        match one(folder, segment) {
             Ok(()) => salvaged += 1,
             Err(error) => {
                 tracing::error!(%error, capture_id = segment.capture_id, "a segment of an earlier agent cannot be salvaged; it is kept")
             }
         }
     }
-    Ok(salvaged)
+    salvaged
 }
 
 fn one(folder: &Folder, segment: &Segment) -> Result<(), Error> {

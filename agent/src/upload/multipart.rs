@@ -19,7 +19,7 @@ use super::plan::{self, Section};
 use super::store::{self, Body, Class, Found, Labels, Listed, Place, Store, Upload, Whole};
 use super::{Error, checksum};
 use crate::observe::counters::Counters;
-
+use crate::record::key::successor;
 use crate::spool::journal::{Journal, Part, Record, State};
 use crate::spool::{Folder, Segment};
 
@@ -494,16 +494,4 @@ fn failed<'a>(act: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error 
 
 fn missing(segment: &Segment, what: &'static str) -> Error {
     Error::Missing { capture_id: segment.capture_id.clone(), what }
-}
-
-/// The key to try when `key` is taken: `….pcap`, `…_0002.pcap`, `…_0003.pcap`.
-fn successor(key: &str) -> String {
-    let (folder, file) = key.rsplit_once('/').map_or((None, key), |(folder, file)| (Some(folder), file));
-    let (stem, extension) = file.split_once('.').unwrap_or((file, ""));
-    let (minute, ordinal) = match stem.rsplit_once('_') {
-        Some((minute, digits)) => (minute, digits.parse().unwrap_or(1)),
-        None => (stem, 1u32),
-    };
-    let name = format!("{minute}_{:04}.{extension}", ordinal.max(1).saturating_add(1));
-    folder.map_or(name.clone(), |folder| format!("{folder}/{name}"))
 }

@@ -80,7 +80,7 @@ proptest! {
         let headers = if ng { 2 } else { 1 };
         let frames_whole = ends.iter().skip(headers).filter(|&&end| end <= cut as u64).count() as u64;
         let (_dir, folder) = left_behind(&bytes[..cut], extension);
-        prop_assert_eq!(salvage(&folder).unwrap(), 1);
+        prop_assert_eq!(salvage(&folder, &folder.segments().unwrap()), 1);
         if frames_whole == 0 {
             prop_assert!(folder.segments().unwrap().is_empty(), "a file without a frame is no loss");
         } else {
@@ -89,7 +89,7 @@ proptest! {
             prop_assert!(facts.salvaged);
             prop_assert_eq!((facts.frames, facts.file_bytes), (frames_whole, whole));
             prop_assert_eq!(facts.last, Some(Stamp(1_700_000_000_000_000_000 + frames_whole - 1)));
-            prop_assert_eq!(salvage(&folder).unwrap(), 0, "whole segments are left alone");
+            prop_assert_eq!(salvage(&folder, &folder.segments().unwrap()), 0, "whole segments are left alone");
         }
     }
 
@@ -112,7 +112,7 @@ fn a_compressed_file_keeps_every_whole_zstd_frame() {
     compressed.extend(zstd::bulk::compress(second, 1).unwrap());
     for cut in [whole, whole + 1, compressed.len() as u64 - 1] {
         let (_dir, folder) = left_behind(&compressed[..cut as usize], "pcap.zst");
-        salvage(&folder).unwrap();
+        salvage(&folder, &folder.segments().unwrap());
         let facts = facts(&folder);
         assert_eq!((facts.frames, facts.file_bytes, facts.compression), (20, whole, Compression::Zstd));
     }
@@ -126,7 +126,7 @@ fn the_draft_keeps_what_the_file_cannot_tell() {
     let mut draft = Facts::begin(Kind::Capture, ID.into(), "i-1".into(), "captures".into(), window);
     draft.drops.insert("vxlan_no_i".into(), 9);
     fs::write(folder.path(ID, "draft"), serde_json::to_vec(&draft).unwrap()).unwrap();
-    salvage(&folder).unwrap();
+    salvage(&folder, &folder.segments().unwrap());
     let facts = facts(&folder);
     assert_eq!((facts.frames, facts.drops["vxlan_no_i"], facts.window.seconds), (3, 9, 900));
     assert!(!folder.path(ID, "draft").exists());
@@ -136,7 +136,7 @@ fn the_draft_keeps_what_the_file_cannot_tell() {
 fn a_segment_that_s3_may_know_of_is_shipped_even_without_a_frame() {
     let (_dir, folder) = left_behind(&[], "pcap");
     Journal::resume(&folder.path(ID, "journal")).unwrap().append(Record::Creating).unwrap();
-    salvage(&folder).unwrap();
+    salvage(&folder, &folder.segments().unwrap());
     assert_eq!(facts(&folder).frames, 0);
 }
 
@@ -147,7 +147,7 @@ fn a_damaged_journal_keeps_its_segment_and_does_not_stop_the_others() {
     let other = "00000000-0000-7000-8000-000000000000";
     fs::write(folder.path(other, "journal"), b"junk\njunk\n").unwrap();
     fs::write(folder.path(other, "pcap"), b"precious").unwrap();
-    salvage(&folder).unwrap();
+    salvage(&folder, &folder.segments().unwrap());
     assert_eq!(facts(&folder).frames, 3);
     assert_eq!(fs::read(folder.path(other, "pcap")).unwrap(), b"precious");
 }

@@ -73,7 +73,7 @@ fn compressed_chunks_are_frames_that_can_be_read_alone() {
     let second = zstd::zstd_safe::find_frame_compressed_size(&bytes[first..]).unwrap();
     let content = zstd::bulk::decompress(&bytes[first..first + second], 1 << 20).unwrap();
     assert!(content.len() == 300_000 && content.iter().all(|&b| b == 1));
-    assert_eq!(salvage::salvage(&folder).unwrap(), 0);
+    assert_eq!(salvage::salvage(&folder, &folder.segments().unwrap()), 0);
 }
 
 #[test]
