@@ -103,9 +103,11 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
 
     let names = names(&folder, &settings)?;
     let unfinished = folder.segments()?;
-    let health = serve_health(&settings, counters.clone(), replay).await?;
+    let listener = listen(settings.health.listen).await?;
     let (writer, spool_threads) = writer::start(&folder, &settings.spool, counters.clone())?;
     let (mut ended, _keeper) = start_capture(&settings, shared.clone(), writer, names)?;
+    // Not before frames are taken: whoever asks is told the truth from the first answer on.
+    let health = serve_health(listener, &settings, counters.clone(), replay);
     systemd::ready();
     tracing::info!(instance = settings.record.instance, interface = settings.capture.interface, threads, "capturing");
 
@@ -188,15 +190,17 @@ async fn finish_spool(threads: writer::Threads) {
     }
 }
 
-async fn serve_health(settings: &Settings, counters: Arc<Counters>, replay: bool) -> Result<JoinHandle<()>, Error> {
-    let listen = settings.health.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|cause| Error::Listen { listen, cause })?;
+async fn listen(listen: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(listen).await.map_err(|cause| Error::Listen { listen, cause })
+}
+
+fn serve_health(listener: TcpListener, settings: &Settings, counters: Arc<Counters>, replay: bool) -> JoinHandle<()> {
     let facts = health::Facts { instance: settings.record.instance.clone(), since: SystemClock.now(), live: !replay };
-    Ok(tokio::spawn(async move {
+    tokio::spawn(async move {
         if let Err(error) = health::serve(listener, counters, facts, std::future::pending()).await {
             tracing::error!(%error, "health checks are no longer answered");
         }
-    }))
+    })
 }
 
 /// Starts the capture threads and the recorder. Gives what they ended with, once they have, and what keeps the ports.
