@@ -68,7 +68,7 @@ impl Settings {
     }
 }
 
-/// A running agent.
+/// A running agent. Its log is shown when a test fails.
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
@@ -97,6 +97,7 @@ impl Agent {
             .env("AWS_SECRET_ACCESS_KEY", localstack::CREDENTIALS)
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("RUST_BACKTRACE", "1")
+            .env("NO_COLOR", "1")
             .env_remove("AWS_ENDPOINT_URL")
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
@@ -109,7 +110,7 @@ impl Agent {
     /// Starts one and waits until it captures.
     ///
     /// # Panics
-    /// When it does not within ten seconds; shows its log.
+    /// When it does not within ten seconds.
     #[must_use]
     pub fn ready(netns: Option<&str>, settings: &Settings, folder: &Path) -> Self {
         let mut agent = Self::start(netns, settings, folder);
@@ -127,7 +128,7 @@ impl Agent {
     /// Waits until `done` says so of the counters, and gives them.
     ///
     /// # Panics
-    /// When it takes longer than `limit`, or the agent ends; shows the log.
+    /// When it takes longer than `limit`, or the agent ends.
     pub fn wait_counters(&mut self, what: &str, limit: Duration, done: impl Fn(&Counters) -> bool) -> Counters {
         let mut last = None;
         let seen = self.wait_until(limit, |agent| {
@@ -136,16 +137,16 @@ impl Agent {
         });
         match last {
             Some(last) if seen => last,
-            last => panic!("waited {limit:?} until {what}; counters: {last:#?}\nits log:\n{}", self.log()),
+            last => panic!("waited {limit:?} until {what}; counters: {last:?}"),
         }
     }
 
     /// Waits until `done` says so.
     ///
     /// # Panics
-    /// When it takes longer than `limit`, or the agent ends; shows the log.
+    /// When it takes longer than `limit`, or the agent ends.
     pub fn wait_for(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&Self) -> bool) {
-        assert!(self.wait_until(limit, |agent| done(agent)), "waited {limit:?} until {what}; its log:\n{}", self.log());
+        assert!(self.wait_until(limit, |agent| done(agent)), "waited {limit:?} until {what}");
     }
 
     fn wait_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
@@ -164,7 +165,7 @@ impl Agent {
     /// Ends it as a service manager does, waits at most `limit`, and gives how it ended.
     ///
     /// # Panics
-    /// When it is still there after `limit`; shows the log.
+    /// When it is still there after `limit`.
     pub fn stop(&mut self, limit: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended(limit)
@@ -173,14 +174,14 @@ impl Agent {
     /// Waits at most `limit` until it ends by itself, and gives how it did.
     ///
     /// # Panics
-    /// When it is still there after `limit`; shows the log.
+    /// When it is still there after `limit`.
     pub fn ended(&mut self, limit: Duration) -> ExitStatus {
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < end, "it had not ended after {limit:?}; its log:\n{}", self.log());
+            assert!(Instant::now() < end, "it had not ended after {limit:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -17,7 +17,7 @@ use aws_sdk_s3::Client;
 use serde_json::Value;
 use tapfleet_tests::agent::{Agent, BUCKET, INSTANCE, Settings, in_netns};
 use tapfleet_tests::localstack::LocalStack;
-use tapfleet_tests::netns::{Namespace, Pair, ip};
+use tapfleet_tests::netns::{Namespace, Pair, SOURCE, TAP};
 use tapfleet_tests::packet::{Aws, Ethernet, Icmp, Ipv4, Tcp, pcap};
 
 /// Length of a window.
@@ -57,19 +57,21 @@ fn main() -> ExitCode {
 fn on_a_wire() -> Outcome {
     step("Two network namespaces, joined by a cable");
     let pair = Pair::new();
-    let (sender, receiver) = (pair.sender.name(), pair.receiver.name());
-    println!("  tx0 10.77.0.1 in {sender}: the mirrored machines and the load balancer");
-    println!("  rx0 10.77.0.2 in {receiver}: the instance that records");
-    let s3 = start_s3(Some(&pair.receiver));
+    let (sender, receiver) = (pair.source.name(), pair.tap.name());
+    println!("  '{SOURCE}' 10.77.0.1 in {sender}: the mirrored machines and the load balancer");
+    println!("  '{TAP}' 10.77.0.2 in {receiver}: the instance that records");
+    tunnel(&pair);
+    println!("  vx0 10.99.0.1 and 10.99.0.2: a VXLAN tunnel through the cable, of kernel devices, VNI {VNI}");
+    let s3 = start_s3(Some(&pair.tap));
 
     step("tapfleetd, with a capture file every five seconds (900 by default)");
     let folder = tempfile::tempdir()?;
-    let settings = settings(&s3, folder.path()).set("capture.interface", "rx0");
+    let settings = settings(&s3, folder.path()).set("capture.interface", TAP);
     show_settings(&settings);
     let mut agent = Agent::ready(Some(receiver), &settings, folder.path());
 
     step("Traffic, for eighteen seconds");
-    println!("  plain VXLAN, VNI {VNI}: a tunnel between two kernel vxlan devices, with pings and HTTP requests in it");
+    println!("  plain VXLAN: real pings and HTTP requests through the tunnel, to the instance itself");
     println!("  GENEVE(VXLAN): as a Gateway Load Balancer sends mirrored packets, from the project's own packet builder");
     let traffic = Traffic::start(&pair, folder.path())?;
     watch(&agent)?;
@@ -79,7 +81,7 @@ fn on_a_wire() -> Outcome {
     let begun = Instant::now();
     let status = agent.stop(Duration::from_secs(15));
     println!("  ended with {status} after {:.1} s", begun.elapsed().as_secs_f64());
-    show_results(&Bucket { s3: &s3, namespace: Some(&pair.receiver) }, folder.path())
+    show_results(&Bucket { s3: &s3, namespace: Some(&pair.tap) }, folder.path())
 }
 
 /// The same packets from a capture file, for those who are not root.
@@ -160,8 +162,8 @@ fn show_results(bucket: &Bucket<'_>, folder: &Path) -> Outcome {
     step("The first packets of it, as tcpdump reads them: both tunnels are gone");
     let file = folder.join("capture.pcap");
     fs::write(&file, bucket.get(key))?;
-    println!("  aws s3 cp s3://{BUCKET}/{key} - | tcpdump -n -c 12 -r -");
-    let output = Command::new("tcpdump").args(["-n", "-c", "12", "-r"]).arg(&file).stderr(Stdio::null()).output()?;
+    println!("  aws s3 cp s3://{BUCKET}/{key} - | tcpdump -n -c 16 -r -");
+    let output = Command::new("tcpdump").args(["-n", "-c", "16", "-r"]).arg(&file).stderr(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     for line in text.lines() {
         println!("  {}", line.chars().take(150).collect::<String>());
@@ -205,6 +207,19 @@ impl Bucket<'_> {
     }
 }
 
+/// A tunnel between the namespaces: kernel devices, whose packets the agent sees as those of a mirror session. Made before the
+/// agent comes, which else holds the port.
+fn tunnel(pair: &Pair) {
+    let vni = VNI.to_string();
+    for (namespace, remote, device, address) in
+        [(&pair.source, "10.77.0.2", SOURCE, "10.99.0.1/24"), (&pair.tap, "10.77.0.1", TAP, "10.99.0.2/24")]
+    {
+        namespace.ip(&["link", "add", "vx0", "type", "vxlan", "id", &vni, "remote", remote, "dstport", "4789", "dev", device]);
+        namespace.ip(&["address", "add", address, "dev", "vx0"]);
+        namespace.ip(&["link", "set", "vx0", "up"]);
+    }
+}
+
 /// Everything that sends; ends with the value.
 struct Traffic {
     children: Vec<Child>,
@@ -214,21 +229,12 @@ struct Traffic {
 
 impl Traffic {
     fn start(pair: &Pair, folder: &Path) -> Outcome<Self> {
-        let vni = VNI.to_string();
-        for (namespace, remote, device, address) in
-            [(&pair.sender, "10.77.0.2", "tx0", "10.99.0.1/24"), (&pair.receiver, "10.77.0.1", "rx0", "10.99.0.2/24")]
-        {
-            let name = namespace.name();
-            ip(&["-n", name, "link", "add", "vx0", "type", "vxlan", "id", &vni, "remote", remote, "dstport", "4789", "dev", device]);
-            ip(&["-n", name, "address", "add", address, "dev", "vx0"]);
-            ip(&["-n", name, "link", "set", "vx0", "up"]);
-        }
         let site = folder.join("site");
         fs::create_dir(&site)?;
         fs::write(site.join("index.html"), "a page behind a tunnel\n")?;
         let mut traffic = Self { children: Vec::new(), threads: Vec::new(), enough: Arc::default() };
         let site = site.to_str().unwrap();
-        traffic.child(in_netns(Some(pair.receiver.name()), "python3").args([
+        traffic.child(in_netns(Some(pair.tap.name()), "python3").args([
             "-m",
             "http.server",
             "80",
@@ -237,14 +243,14 @@ impl Traffic {
             "--directory",
             site,
         ]))?;
-        traffic.child(in_netns(Some(pair.sender.name()), "ping").args(["-n", "-i", "0.5", "10.99.0.2"]))?;
-        let mut request = in_netns(Some(pair.sender.name()), "curl");
+        traffic.child(in_netns(Some(pair.source.name()), "ping").args(["-n", "-i", "0.5", "10.99.0.2"]))?;
+        let mut request = in_netns(Some(pair.source.name()), "curl");
         request.args(["--silent", "--noproxy", "*", "--max-time", "1", "http://10.99.0.2/"]).stdout(Stdio::null());
         traffic.thread(Duration::from_secs(1), move |_| drop(request.status()));
-        // A hundred mirrored packets a second, as a Gateway Load Balancer sends them. The socket stays where it was made.
-        let socket = pair.sender.run(|| UdpSocket::bind("10.77.0.1:0"))?;
+        // Twenty mirrored packets a second, as a Gateway Load Balancer sends them. The socket stays where it was made.
+        let socket = pair.source.run(|| UdpSocket::bind("10.77.0.1:0"))?;
         let aws = Aws::default();
-        traffic.thread(Duration::from_millis(10), move |number| {
+        traffic.thread(Duration::from_millis(50), move |number| {
             let _ = socket.send_to(&aws.gwlb_datagram(mirrored(number)).build(), "10.77.0.2:6081");
         });
         Ok(traffic)
