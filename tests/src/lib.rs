@@ -1,4 +1,5 @@
 //! What the tests of several stages share. Nothing here uses the agent's own decoders or encoders.
+#![allow(clippy::panic)]
 
 pub mod agent;
 pub mod captures;

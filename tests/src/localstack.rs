@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use rustix::process::{Pid, test_kill_process_group};
 
 /// The region that clients name; LocalStack takes any.
 pub const REGION: &str = "eu-north-1";
@@ -26,8 +27,17 @@ pub const CREDENTIALS: &str = "test";
 /// How long the start may take: under a second on an idle machine.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Runs its arguments until its standard input ends, or they do; then ends everything in its process group.
-const UNTIL_INPUT_ENDS: &str = r#"("$@" </dev/null; kill -KILL 0) & cat >/dev/null; kill -KILL 0"#;
+/// Runs its arguments until its standard input ends, or they do; then ends everything in its process group. Removes the folder
+/// that it is named after: a value that many tests share is never dropped, but its process's end of the pipe closes.
+const UNTIL_INPUT_ENDS: &str = r#"("$@" </dev/null; kill -KILL 0) & cat >/dev/null; rm -rf "$0"; kill -KILL 0"#;
+
+/// Starts LocalStack with its objects in a folder of its own: the one that it names itself is shared by all that run on a host.
+const MAIN: &str = "\
+import runpy, sys
+import localstack.services.s3.provider as s3
+s3.DEFAULT_S3_TMP_DIR = sys.argv[1]
+runpy.run_module('localstack.runtime.main', run_name='__main__')
+";
 
 /// A running LocalStack. Ends with this value, or with the process that holds it.
 #[derive(Debug)]
@@ -57,7 +67,7 @@ impl LocalStack {
         let dir = tempfile::tempdir().unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = in_netns(netns, "sh");
-        command.args(["-c", UNTIL_INPUT_ENDS, "localstack"]).arg(&python).args(["-m", "localstack.runtime.main"]);
+        command.args(["-c", UNTIL_INPUT_ENDS]).arg(dir.path()).arg(&python).args(["-c", MAIN]).arg(dir.path().join("objects"));
         command
             .env("GATEWAY_LISTEN", format!("127.0.0.1:{port}"))
             .env("SERVICES", "s3,sns,sqs,sts")
@@ -133,8 +143,14 @@ impl LocalStack {
 impl Drop for LocalStack {
     fn drop(&mut self) {
         // The shell ends the whole group, itself included.
+        let group = Pid::from_child(&self.child);
         drop(self.child.stdin.take());
         let _ = self.child.wait();
+        // Memory of that size takes the kernel a moment to give back.
+        let begun = Instant::now();
+        while test_kill_process_group(group).is_ok() && begun.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

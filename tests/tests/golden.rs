@@ -277,6 +277,17 @@ fn outer_layouts() -> Vec<Case> {
     ]
 }
 
+/// An inline packet of more than 65,535 bytes: its length is 0.
+fn too_long_inline_packet() -> Packet {
+    Ipv4 { total_length: Some(0), ..Ipv4::new([1, 1, 1, 1], [2, 2, 2, 2]) } / Tcp::new(1, 2) / vec![0; 66_000]
+}
+
+/// The same in GENEVE, whose lengths are 0 too.
+fn too_long_inline() -> Packet {
+    let packet = aws().inline(too_long_inline_packet()).edit(|ip: &mut Ipv4| ip.total_length = Some(0));
+    packet.edit(|udp: &mut Udp| udp.length = Some(0))
+}
+
 /// A frame of more than 65,535 bytes, as segmentation offload on one machine leaves it: all lengths are 0.
 fn too_long(aws: Aws) -> Packet {
     let six = aws.mirrored.is_ipv6();
@@ -400,7 +411,7 @@ fn geneve_options() -> Vec<Case> {
         case("reserved bits of an option", first(|option| option.reserved = 7), stored()),
         case(
             "63 words of options",
-            with(vec![id(), GeneveOption::new(0x0132, 1, [0; 124]), GeneveOption::new(0x0132, 2, [0; 108])]),
+            with(vec![id(), GeneveOption::new(0x0132, 1, [0xff; 124]), GeneveOption::new(0x0132, 2, [0xff; 108])]),
             stored(),
         ),
         case("the endpoint id twice: the first counts", with(vec![id(), GeneveOption::endpoint(5)]), repeated()),
@@ -551,6 +562,12 @@ fn mirrored_frames() -> Vec<Case> {
         cut("an IPv6 frame cut in the payload", six(), 100, 162),
         cut("cut to the length field of IPv6", six(), 20, 162),
         cut("cut before the length field of IPv6", six(), 19, 19),
+        cut(
+            "a payload length of 0 in a frame cut behind it",
+            Ethernet::default() / Ipv6 { payload_length: Some(0), ..Ipv6::new(v6(8), v6(9)) } / [0; 90],
+            30,
+            30,
+        ),
         cut("a frame of two tags cut in the payload", tagged(), 60, 150),
         cut(
             "the longest packet, cut",
@@ -623,6 +640,7 @@ fn inline() -> Vec<Case> {
             stored4(session(&inner())),
         )
         .by(MOVED),
+        case("an inline packet of more than IP can say", too_long_inline(), stored4(too_long_inline_packet())).by(STORE),
         case("an inline header cut short", short.clone(), Drop::TunnelIpShort).by(STORE).cut(82 + 19),
         case("an inline header of another version", short.clone().edit_nth(1, |ip: &mut Ipv4| ip.version = 5), Drop::TunnelIpVersion)
             .by(STORE),

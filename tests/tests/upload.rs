@@ -1,7 +1,7 @@
 //! Promises 3 and 4 against a real S3: a segment leaves the spool when S3 has confirmed it, under its own key, once, and an
 //! interrupted upload is resumed. In: spool folders made by hand. Out: objects read back from LocalStack, byte for byte.
 //! Needs: S3.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -18,7 +18,7 @@ use aws_sdk_s3::types::ChecksumMode;
 use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::{ClockFacts, Facts, Index, Kind, LossFacts, Stamp, WindowFacts};
 use tapfleet::record::{Compression, Format, Precision};
-use tapfleet::spool::journal::{self, Journal, Open, Part, Record};
+use tapfleet::spool::journal::{self, Journal, Open, Part};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
 use tapfleet::upload::store::{Body, Class, Error, Found, Labels, Listed, Place, Store, Upload, Whole};
@@ -225,8 +225,12 @@ struct Segment<'a> {
 impl<'a> Segment<'a> {
     /// Journal first, then the data.
     fn open(bench: &'a Bench, bytes: &[u8]) -> Self {
+        Self::open_at(bench, &key(), bytes)
+    }
+
+    fn open_at(bench: &'a Bench, key: &str, bytes: &[u8]) -> Self {
         let segment = Self { bench, id: new_id() };
-        Journal::create(&segment.path("journal"), open(&segment.id, &bench.bucket, &key())).unwrap();
+        Journal::create(&segment.path("journal"), open(&segment.id, &bench.bucket, key)).unwrap();
         fs::write(segment.path("pcap"), bytes).unwrap();
         segment
     }
@@ -350,13 +354,19 @@ impl Store for Watched {
 }
 
 /// An uploader that works while a test goes on, until it is dropped: then it ends in the middle of whatever it does.
-struct Running(tokio::task::JoinHandle<()>, #[allow(dead_code)] watch::Sender<bool>);
+struct Running(tokio::task::JoinHandle<()>, watch::Sender<bool>);
 
 impl Running {
     async fn start(bench: &Bench) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (settings, folder, counters, store) = (bench.settings(), bench.folder(), bench.counters.clone(), bench.store().await);
         Self(tokio::spawn(upload::run(settings, folder, counters, store, stopped)), stop)
+    }
+
+    /// Asks it to stop, and sees it do so soon.
+    async fn stop(self) {
+        self.1.send(true).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), self.0).await.expect("it goes on in spite of the order to stop").unwrap();
     }
 
     /// Cuts it off without letting it finish anything.
@@ -404,7 +414,7 @@ async fn a_segment_is_sent_part_by_part_while_it_grows_and_only_its_tail_is_left
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
     assert_eq!(bench.counters.parts_sent.get(), 14);
     assert_eq!(bench.counters.bytes_sent.get(), bytes.len() as u64);
-    running.cut_off().await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -436,7 +446,32 @@ async fn an_object_that_comes_between_is_not_overwritten() {
     assert_eq!(bench.get(&key()).await, b"foreign");
     assert_eq!(bench.counters.key_collisions.get(), 1);
     assert_eq!(bench.uploads().await, 0, "the upload to the taken key was left behind");
-    running.cut_off().await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_is_taken_for_ours_only_if_id_size_and_checksum_say_so() {
+    let bench = Bench::with_bucket("identity").await;
+    let bytes = pattern(3000);
+    let put = async |id: &str, bytes: &[u8]| {
+        let put = bench.client.put_object().bucket("identity").key(key()).body(bytes.to_vec().into());
+        let put = put.checksum_crc64_nvme(checksum::to_base64(checksum::of_bytes(bytes))).metadata("capture-id", id);
+        put.metadata("format", "pcap").metadata("window", WINDOW.to_string()).send().await.unwrap();
+    };
+    // Our id and size, other bytes: neither ours nor to be overwritten, and nothing that the agent can settle.
+    let segment = Segment::open(&bench, &bytes);
+    put(&segment.id, &bytes.iter().rev().copied().collect::<Vec<u8>>()).await;
+    segment.close();
+    let running = Running::start(&bench).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(segment.path("pcap").exists() && segment.path("manifest").exists());
+    assert_eq!((bench.keys().await, bench.counters.segments_verified.get()), (vec![key()], 0));
+    running.stop().await;
+
+    // All three are ours: it arrived in an earlier life, of which the journal does not know.
+    put(&segment.id, &bytes).await;
+    assert_eq!(bench.drain().await, 0, "it was uploaded although it was there");
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -487,19 +522,21 @@ async fn a_resume_believes_s3_and_not_the_journal() {
     until("three parts", || (segment.state().parts.len() == 3).then_some(())).await;
     running.cut_off().await;
 
-    // Part 1 was overwritten behind our back; the journal's last line, whichever part it told of, is torn.
-    let state = segment.state();
-    let (id, other) = (state.upload_id.unwrap(), pattern(8 * MIB - 1).into_iter().chain([0]).collect::<Vec<u8>>());
-    let part = bench.client.upload_part().bucket("believes").key(key()).upload_id(id).part_number(1);
-    part.checksum_crc64_nvme(checksum::to_base64(checksum::of_bytes(&other))).body(other.into()).send().await.unwrap();
+    // The journal's last line is torn; a part of which it still knows was overwritten behind our back.
     let journal = fs::read(segment.path("journal")).unwrap();
     fs::write(segment.path("journal"), &journal[..journal.len() - 5]).unwrap();
+    let state = segment.state();
+    assert_eq!(state.parts.len(), 2);
+    let (id, number) = (state.upload_id.unwrap(), *state.parts.keys().next().unwrap());
+    let other: Vec<u8> = pattern(8 * MIB).into_iter().rev().collect();
+    let part = bench.client.upload_part().bucket("believes").key(key()).upload_id(id).part_number(number.cast_signed());
+    part.checksum_crc64_nvme(checksum::to_base64(checksum::of_bytes(&other))).body(other.into()).send().await.unwrap();
 
     segment.close();
     let sent = bench.counters.parts_sent.get();
     assert_eq!(bench.drain().await, 0);
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
-    assert_eq!(bench.counters.parts_sent.get() - sent, 2, "part 1 and the tail were to be sent, nothing else");
+    assert_eq!(bench.counters.parts_sent.get() - sent, 2, "the overwritten part and the tail were to be sent, nothing else");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -515,7 +552,7 @@ async fn an_upload_aborted_behind_our_back_is_begun_anew_from_the_spool() {
     until("an empty spool", || bench.files().is_empty().then_some(())).await;
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
     assert_eq!(bench.counters.parts_sent.get(), 2 + 3);
-    running.cut_off().await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -565,13 +602,17 @@ async fn what_was_recorded_before_the_bucket_was_made_arrives_afterwards() {
     make_bucket(&bench.client, "late").await;
     until("an empty spool", || bench.files().is_empty().then_some(())).await;
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
-    running.cut_off().await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_segments_stay_where_they_are_and_do_not_stop_the_others() {
     let bench = Bench::with_bucket("damaged").await;
-    let damaged = [Segment::whole(&bench, b"one"), Segment::whole(&bench, b"two"), Segment::whole(&bench, b"three")];
+    let damaged = ["one", "two", "three"].map(|name| {
+        let segment = Segment::open_at(&bench, name, name.as_bytes());
+        segment.close();
+        segment
+    });
     fs::write(damaged[0].path("journal"), b"00000000 {}\n").unwrap();
     fs::write(damaged[1].path("manifest"), b"{").unwrap();
     fs::remove_file(damaged[2].path("pcap")).unwrap();
@@ -580,9 +621,9 @@ async fn damaged_segments_stay_where_they_are_and_do_not_stop_the_others() {
     file_manifest(&bench, &facts(&idle, "damaged", Kind::Idle, 0));
     let store = bench.store().await;
     assert_eq!(bench.drain_to(&store).await, 3);
-    // The second's capture took the key; its manifest is what cannot be sent.
-    bench.assert_arrived(&good.id, &key().replace(".pcap", "_0002.pcap"), &bytes).await;
-    assert!(bench.keys().await.contains(&manifest_key(&idle)));
+    bench.assert_arrived(&good.id, &key(), &bytes).await;
+    // The second's capture could be sent; its manifest is what cannot.
+    assert_eq!(bench.keys().await, [key(), manifest_key(&idle), manifest_key(&good.id), "two".into()]);
     assert!(damaged[0].path("pcap").exists() && damaged[1].path("pcap").exists() && damaged[2].path("journal").exists());
 }
 
@@ -642,4 +683,27 @@ async fn journals_of_version_1_are_taken_up_in_every_state() {
 fn with_checksums(lines: &str) -> String {
     let sum = |json: &str| crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, json.as_bytes());
     lines.lines().map(|line| format!("{:08x} {}\n", sum(&line[9..]), &line[9..])).collect()
+}
+
+#[test]
+fn localstack_can_be_had_in_a_network_namespace_of_its_own_and_goes_with_its_value() {
+    struct Netns(String);
+    impl Drop for Netns {
+        fn drop(&mut self) {
+            ip(&["netns", "del", &self.0]);
+        }
+    }
+    fn ip(args: &[&str]) {
+        let status = std::process::Command::new("ip").args(args).status().expect("'ip' (iproute2) is missing");
+        assert!(status.success(), "ip {args:?} failed: this test needs root and network namespaces");
+    }
+    let netns = Netns(format!("tfs3-{}", std::process::id()));
+    ip(&["netns", "add", &netns.0]);
+    ip(&["-n", &netns.0, "link", "set", "lo", "up"]);
+    let localstack = LocalStack::start(Some(&netns.0));
+    let port = localstack.port();
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "it is reachable from outside its namespace");
+    drop(localstack);
+    let pids = std::process::Command::new("ip").args(["netns", "pids", &netns.0]).output().unwrap();
+    assert_eq!(String::from_utf8(pids.stdout).unwrap(), "", "processes were left behind");
 }

@@ -328,7 +328,7 @@ fn build(v: &Values) -> Option<Settings> {
             key_prefix,
             region: v.region.clone()?,
             endpoint_url: v.endpoint_url.clone()?,
-            storage_class: v.storage_class.clone()?.map(str::to_owned),
+            storage_class: v.storage_class?.map(str::to_owned),
             kms_key: v.kms_key.clone()?,
             expected_bucket_owner: v.expected_bucket_owner.clone()?,
             look_every: LOOK_EVERY,
@@ -337,4 +337,3 @@ fn build(v: &Values) -> Option<Settings> {
         instance,
     })
 }
-

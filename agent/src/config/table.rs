@@ -223,7 +223,6 @@ keys! {
 
 const FROM_METADATA: &str = "from instance metadata";
 
-
 const ENGINE: Choice<EngineKind> = Choice(&[("ring", EngineKind::Ring), ("libpcap", EngineKind::Libpcap), ("file", EngineKind::File)]);
 const FORMAT: Choice<Format> = Choice(&[("pcap", Format::Pcap), ("pcapng", Format::Pcapng)]);
 const PRECISION: Choice<Precision> = Choice(&[("us", Precision::Micro), ("ns", Precision::Nano)]);
@@ -338,5 +337,7 @@ const INSTANCE_ID: Text<String> = Text {
 };
 
 /// Amazon EC2 Auto Scaling API Reference, CreateAutoScalingGroup, AutoScalingGroupName.
-const GROUP: Text<String> =
-    Text { allowed: "1 to 255 characters without a colon", parse: |t| ((1..256).contains(&t.len()) && !t.contains(':')).then(|| t.to_owned()) };
+const GROUP: Text<String> = Text {
+    allowed: "1 to 255 characters without a colon",
+    parse: |t| ((1..256).contains(&t.len()) && !t.contains(':')).then(|| t.to_owned()),
+};

@@ -2,6 +2,7 @@
 //! In: system calls, rtnetlink, instance metadata. Out: values. Never: a decision about frames or segments.
 
 pub mod clock;
+pub mod ethtool;
 pub mod imds;
 pub mod nic;
 pub mod systemd;

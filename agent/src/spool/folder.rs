@@ -65,29 +65,12 @@ impl Folder {
         self.dir.join(format!("{capture_id}.{extension}"))
     }
 
-    /// The segments that lie here, oldest first (capture ids sort by time).
+    /// As [`list`], of this folder.
     ///
     /// # Errors
     /// When the folder cannot be listed.
     pub fn segments(&self) -> Result<Vec<Segment>, Error> {
-        let mut segments = BTreeMap::new();
-        for entry in fs::read_dir(&self.dir).map_err(io("list the spool", &self.dir))? {
-            let path = entry.map_err(io("list the spool", &self.dir))?.path();
-            let Some((stem, extension)) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('.')) else {
-                continue;
-            };
-            let empty = || Segment { capture_id: stem.into(), data: None, journal: None, draft: None, manifest: None };
-            let field = |segment: &mut Segment| match extension {
-                "journal" => segment.journal = Some(path.clone()),
-                "draft" => segment.draft = Some(path.clone()),
-                "manifest" => segment.manifest = Some(path.clone()),
-                "pcap" | "pcapng" | "pcap.zst" | "pcapng.zst" => segment.data = Some(path.clone()),
-                _ => {}
-            };
-            field(segments.entry(stem.to_owned()).or_insert_with(empty));
-        }
-        segments.retain(|_, s: &mut Segment| s.data.is_some() || s.journal.is_some() || s.manifest.is_some());
-        Ok(segments.into_values().collect())
+        list(&self.dir)
     }
 
     /// Makes additions to and removals from the folder durable.
@@ -120,4 +103,30 @@ impl Folder {
         let size = |segment: &Segment| segment.data.as_ref().and_then(|path| fs::metadata(path).ok()).map_or(0, |meta| meta.len());
         Ok(self.segments()?.iter().map(size).sum())
     }
+}
+
+/// The segments that lie in `dir`, oldest first (capture ids sort by time). Takes no lock: an agent may be at work there, and what
+/// it removes meanwhile is gone.
+///
+/// # Errors
+/// When the folder cannot be listed.
+pub fn list(dir: &Path) -> Result<Vec<Segment>, Error> {
+    let mut segments = BTreeMap::new();
+    for entry in fs::read_dir(dir).map_err(io("list the spool", dir))? {
+        let path = entry.map_err(io("list the spool", dir))?.path();
+        let Some((stem, extension)) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('.')) else {
+            continue;
+        };
+        let empty = || Segment { capture_id: stem.into(), data: None, journal: None, draft: None, manifest: None };
+        let field = |segment: &mut Segment| match extension {
+            "journal" => segment.journal = Some(path.clone()),
+            "draft" => segment.draft = Some(path.clone()),
+            "manifest" => segment.manifest = Some(path.clone()),
+            "pcap" | "pcapng" | "pcap.zst" | "pcapng.zst" => segment.data = Some(path.clone()),
+            _ => {}
+        };
+        field(segments.entry(stem.to_owned()).or_insert_with(empty));
+    }
+    segments.retain(|_, s: &mut Segment| s.data.is_some() || s.journal.is_some() || s.manifest.is_some());
+    Ok(segments.into_values().collect())
 }

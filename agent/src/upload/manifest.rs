@@ -99,13 +99,13 @@ pub fn read_facts(path: &Path) -> Result<Facts, Error> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-pub(super) mod tests {
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
     use super::*;
     use crate::record::facts::{ClockFacts, Index, Kind, LossFacts, WindowFacts};
     use crate::record::{Compression, Format, Precision};
 
-    pub(in super::super) fn facts() -> Facts {
+    fn facts() -> Facts {
         Facts {
             kind: Kind::Capture,
             capture_id: "0192".into(),

@@ -108,8 +108,9 @@ impl S3 {
         if status.is_some() {
             door.heard = Instant::now();
         }
-        // Temporary credentials have expired: a new client asks for new ones.
-        if matches!(code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidToken") || door.heard.elapsed() > RENEW_AFTER {
+        // Temporary credentials have expired (HEAD only says 400): a new client asks for new ones.
+        let expired = matches!(code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidToken");
+        if expired || (code.is_empty() && status == Some(400)) || door.heard.elapsed() > RENEW_AFTER {
             door.client = None;
             door.heard = Instant::now();
         }
@@ -219,7 +220,11 @@ fn describe<E: ProvideErrorMetadata + StdError + 'static>(code: &str, status: Op
         }
         None => {}
     }
-    if let Some(id) = error.raw_response().and_then(|response| response.headers().get("x-amz-request-id")) {
+    let header = |name| error.raw_response().and_then(|response| response.headers().get(name));
+    if let Some(region) = header("x-amz-bucket-region").filter(|_| status == Some(301)) {
+        say(&format!("the bucket is in region {region}: set s3.region"));
+    }
+    if let Some(id) = header("x-amz-request-id") {
         say(&format!("request {id}"));
     }
     text.trim_end().into()

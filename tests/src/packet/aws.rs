@@ -76,7 +76,8 @@ impl Aws {
         Vxlan::new(self.vni) / inner
     }
 
-    /// A packet that the load balancer carries inline: Ethernet, IP, UDP, GENEVE, and then `packet`, which begins with IP.
+    /// A packet that the load balancer carries inline: Ethernet, IP, UDP, GENEVE, and then `packet`, which begins with an IP
+    /// header (as a layer: of bytes alone GENEVE would not know what to call them).
     #[must_use]
     pub fn inline(&self, packet: impl Into<Packet>) -> Packet {
         let outer = ip(self.balancer, self.appliance) / Udp::unchecked(self.geneve_source_port, self.geneve_port);
@@ -94,5 +95,33 @@ fn ip(source: IpAddr, destination: IpAddr) -> Packet {
         (IpAddr::V4(source), IpAddr::V4(destination)) => Ipv4::new(source, destination).into(),
         (IpAddr::V6(source), IpAddr::V6(destination)) => Ipv6::new(source, destination).into(),
         _ => panic!("{source} and {destination} are of two families"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each header on a line of its own, worked out by hand from the RFCs; the checksums by another program.
+    #[test]
+    fn the_layout_is_the_documented_one_to_the_byte() {
+        let expected = [
+            &[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0x00][..],
+            &[0x45, 0, 0, 107, 0, 0, 0, 0, 255, 17, 0xa5, 0x64, 10, 0, 1, 10, 10, 0, 1, 20],
+            &[0xea, 0x61, 0x17, 0xc1, 0, 87, 0, 0],
+            &[0x08, 0x00, 0x08, 0x00, 0, 0, 0, 0],
+            &[0x01, 0x08, 1, 2, 0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef],
+            &[0x01, 0x08, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[0x01, 0x08, 3, 1, 0xde, 0xad, 0xbe, 0xef],
+            &[0x45, 0, 0, 39, 0, 0, 0, 0, 255, 17, 0x59, 0x90, 172, 31, 0, 238, 172, 31, 9, 9],
+            &[0xff, 0x80, 0x12, 0xb5, 0, 19, 0, 0],
+            &[0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0],
+            &[1, 2, 3],
+        ]
+        .concat();
+        assert_eq!(Aws::default().gwlb([1, 2, 3]).build(), expected);
+        let datagram = Aws::default().gwlb_datagram([1, 2, 3]).build();
+        assert!(expected.ends_with(&datagram));
+        assert_eq!(datagram.len(), 79);
     }
 }

@@ -1,14 +1,241 @@
-//! x
-use super::Frame;
-/// A block of the ring in our hands; dropping it gives it back to the kernel.
+//! In: frames of one interface that pass the kernel filter. Out: whole blocks of the kernel's ring, lent until dropped.
+//! Never: copies a frame, hands out a block twice, takes the agent's own outgoing frames, calls its interface there when it is deaf.
+//! Spec: Linux packet(7), `Documentation/networking/packet_mmap.rst` (TPACKET_V3), linux/if_packet.h.
+//!
+//! [`socket`] and [`map`] hold the `unsafe` lines; [`block`] reads what the kernel wrote; [`group`] ties the threads' rings together.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+pub use self::block::Block;
+pub use self::group::Group;
+pub(super) use self::group::{Membership, refuse_all};
+use self::map::Map;
+use self::socket::{Ready, Socket};
+use super::interface::{self, Watch};
+use super::{Bytes, Engine, Error, Losses, Settings, Taken};
+use crate::host::clock::{Clock, SystemClock};
+
+mod block;
+mod group;
+mod map;
+pub mod socket;
+
+/// After this time the kernel closes a block that is not full, if it holds a frame. A frame is seen by then at the latest, twice
+/// that time for the kernel's timer and the scheduler.
+pub const RETIREMENT: Duration = Duration::from_millis(20);
+
+/// Everything the kernel took is in a closed block after this time.
+pub(super) const SETTLED: Duration = Duration::from_millis(2 * RETIREMENT.as_millis() as u64);
+
+/// The least memory of a ring, bytes: four blocks of 64 KiB. A smaller `ring_bytes` gets this much.
+pub const RING_BYTES_MIN: usize = BLOCKS_MIN * BLOCK_BYTES_MIN;
+
+const BLOCK_BYTES_MAX: usize = 1 << 20;
+/// A frame never spans blocks, and a frame that the driver merged may have 64 KiB.
+const BLOCK_BYTES_MIN: usize = 64 << 10;
+const BLOCKS_MIN: usize = 4;
+/// A ring of few blocks stands still as soon as the recorder holds some of them.
+const BLOCKS_WANTED: usize = 16;
+
+/// Poll calls a ring readable as long as its newest closed block is in our hands; then we look again after this time.
+const HELD_PAUSE: Duration = Duration::from_micros(500);
+
+/// Size and number of blocks for a ring of at most `ring_bytes`.
+fn geometry(ring_bytes: usize) -> (usize, usize) {
+    let wanted = (ring_bytes / BLOCKS_WANTED).max(1);
+    let block = (1 << wanted.ilog2()).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX);
+    (block, (ring_bytes / block).max(BLOCKS_MIN))
+}
+
+/// Why nothing more comes, and since when.
 #[derive(Debug)]
-pub struct Block;
-impl Block {
-    /// The whole block.
-    #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        &[]
+enum Ending {
+    /// We were told to take no more.
+    Refused,
+    /// The interface is gone.
+    Gone(String),
+}
+
+/// A ring of the kernel's on one interface.
+#[derive(Debug)]
+pub struct Ring {
+    map: Arc<Map>,
+    socket: Arc<Socket>,
+    membership: Membership,
+    watch: Watch,
+    /// The block that the kernel closes next.
+    next: usize,
+    ending: Option<Ending>,
+    /// Since when no block came, once there is an ending.
+    still_since: Instant,
+    losses: Losses,
+}
+
+impl Ring {
+    /// Opens a ring on the interface of that exact name. The rings of one `group` share the interface's frames; no frame is
+    /// taken before all of them are open.
+    ///
+    /// # Errors
+    /// [`Error::NoPermission`], [`Error::UnknownInterface`], [`Error::Gone`] while the interface is down or another member still
+    /// holds on to its predecessor, [`Error::System`] for the rest.
+    pub fn open(settings: &Settings, interface: &str, group: &Arc<Group>) -> Result<Self, Error> {
+        let link = interface::usable(interface)?;
+        let socket = Socket::open(interface)?;
+        // Nothing is taken between the binding and the arming of the whole group.
+        refuse_all(&socket, interface)?;
+        socket.ignore_outgoing(interface)?;
+        let (block_bytes, blocks) = geometry(settings.ring_bytes);
+        let map = socket.ring(block_bytes, blocks, RETIREMENT, interface)?;
+        socket.bind(link.index, interface)?;
+        let socket = Arc::new(socket);
+        let membership = Group::join(group, &socket, link.index, interface)?;
+        let still_since = Instant::now();
+        let watch = Watch::new(link);
+        Ok(Self { map: Arc::new(map), socket, membership, watch, next: 0, ending: None, still_since, losses: Losses::default() })
     }
-    /// Each frame.
-    pub fn for_each_frame(&self, _each: impl FnMut(Frame<'_>)) {}
+
+    /// Real memory of the ring, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.map.bytes()
+    }
+
+    /// The next block that the kernel has closed, if there is one.
+    fn next_block(&mut self) -> Option<Block> {
+        loop {
+            let block = Block::take(&self.map, self.next)?;
+            self.next = (self.next + 1) % self.map.blocks();
+            self.still_since = Instant::now();
+            if !block.is_empty() {
+                return Some(block);
+            }
+        }
+    }
+
+    /// What is to be said when everything the kernel took has been given.
+    fn ended(&self) -> Option<Result<Taken, Error>> {
+        let ending = self.ending.as_ref()?;
+        if self.still_since.elapsed() < SETTLED {
+            return None;
+        }
+        Some(match ending {
+            Ending::Refused => Ok(Taken::End),
+            Ending::Gone(cause) => Err(Error::Gone { interface: self.watch.name().to_owned(), cause: cause.clone() }),
+        })
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if self.ending.is_none() {
+            self.still_since = Instant::now();
+            self.ending = Some(ending);
+        }
+    }
+
+    /// Notes when the interface is gone, by the kernel's word, another member's, or our own look.
+    fn look_at_interface(&mut self, error: Option<Errno>) -> Result<(), Error> {
+        let cause = match error {
+            Some(Errno::NETDOWN | Errno::NODEV | Errno::NXIO) => Some(self.watch.why_gone()),
+            Some(cause) => {
+                return Err(Error::System {
+                    act: "read the packet ring of",
+                    thing: self.watch.name().to_owned(),
+                    cause: cause.to_string(),
+                });
+            }
+            None => self.membership.others_left().or_else(|| self.watch.look()),
+        };
+        if let Some(cause) = cause {
+            self.membership.leave(&cause);
+            self.end(Ending::Gone(cause));
+        }
+        Ok(())
+    }
+
+    /// Waits until a block is closed, at most `wait`.
+    fn wait(&mut self, wait: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + if self.ending.is_some() { wait.min(RETIREMENT) } else { wait };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ready { flags, error } = self.socket.poll(left, self.watch.name())?;
+            self.look_at_interface(error)?;
+            if left.is_zero() || self.map.is_closed(self.next) {
+                return Ok(());
+            }
+            if !flags.is_empty() && (self.ending.is_some() || flags.contains(PollFlags::IN)) {
+                thread::sleep(HELD_PAUSE.min(left));
+            }
+        }
+    }
+}
+
+impl Engine for Ring {
+    fn take(&mut self, bytes: &mut Bytes, wait: Duration) -> Result<Taken, Error> {
+        bytes.release();
+        self.membership.arm_if_late()?;
+        let mut waited = false;
+        loop {
+            let before_ns = SystemClock.now().wall_ns;
+            if let Some(block) = self.next_block() {
+                bytes.lend(block);
+                return Ok(Taken::Frames);
+            }
+            if let Some(end) = self.ended() {
+                return end;
+            }
+            if waited {
+                return Ok(Taken::Quiet { complete_until_ns: before_ns.saturating_sub(SETTLED.as_nanos() as u64) });
+            }
+            self.wait(wait)?;
+            waited = true;
+        }
+    }
+
+    fn losses(&mut self) -> Result<Losses, Error> {
+        // Each reading sets the kernel's counters back to 0.
+        let since = self.socket.statistics(self.watch.name())?;
+        self.losses.packets += u64::from(since.tp_packets);
+        self.losses.drops += u64::from(since.tp_drops);
+        self.losses.freezes += u64::from(since.tp_freeze_q_cnt);
+        Ok(self.losses)
+    }
+
+    fn refuse_more(&mut self) -> Result<(), Error> {
+        self.membership.disarm();
+        refuse_all(&self.socket, self.watch.name())?;
+        self.end(Ending::Refused);
+        Ok(())
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The mapping, and with it the kernel's side of the socket, lives until the last block is given back. Nothing may enter
+        // it meanwhile: a successor takes those frames.
+        self.membership.disarm();
+        if let Err(error) = refuse_all(&self.socket, self.watch.name()) {
+            tracing::warn!(%error, "a packet ring that is closed may take frames until its last block is written");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_never_takes_more_memory_than_it_was_given() {
+        for ring_bytes in [RING_BYTES_MIN, 300_000, 1 << 20, 5_000_000, 64 << 20, (1 << 30) + 17] {
+            let (block, blocks) = geometry(ring_bytes);
+            assert!(block * blocks <= ring_bytes, "{ring_bytes}: {blocks} blocks of {block}");
+            assert!(block * (blocks + 1) > ring_bytes, "{ring_bytes}: {blocks} blocks of {block} leave room for one more");
+            assert!(blocks >= BLOCKS_MIN && block.is_multiple_of(BLOCK_BYTES_MIN));
+        }
+        assert_eq!(geometry(64 << 20), (1 << 20, 64));
+        assert_eq!(geometry(0), (BLOCK_BYTES_MIN, BLOCKS_MIN));
+    }
 }

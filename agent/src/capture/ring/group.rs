@@ -1,0 +1,176 @@
+//! In: the sockets of several capture threads on one interface. Out: each frame goes to exactly one of them.
+//! Never: a frame twice or lost at the start (all join before any takes), two generations of sockets at work at once.
+//! Spec: packet(7) PACKET_FANOUT; `net/packet/af_packet.c` for PACKET_FANOUT_FLAG_UNIQUEID (Linux 4.12).
+//!
+//! A socket in a group cannot be bound anew, so an interface that comes back needs new sockets and a new group. All members of
+//! the old one must have let go first; else both would take the same frames.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::{SockFilter, SockRef};
+
+use super::socket;
+use crate::capture::{Error, Settings, libpcap};
+
+/// BPF `ret 0`: takes nothing.
+const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+
+/// A member that has not come after this time is not waited for any longer; it may never come.
+const ARM_AFTER: Duration = Duration::from_secs(1);
+
+/// The rings of one agent's threads.
+pub struct Group {
+    size: usize,
+    filter: Vec<SockFilter>,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Group {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Group").field("size", &self.size).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// One generation of sockets; as by default when there is none.
+#[derive(Default, Debug)]
+struct State {
+    link_index: u32,
+    /// The kernel's number for it.
+    fanout_id: Option<u32>,
+    members: usize,
+    /// Sockets that have joined and do not take anything yet.
+    waiting: Vec<(u64, OwnedFd)>,
+    first_joined: Option<Instant>,
+    armed: bool,
+    /// Why this generation must let go.
+    broken: Option<String>,
+    next_member: u64,
+}
+
+impl Group {
+    /// A group for `settings.threads` members.
+    ///
+    /// # Errors
+    /// When libpcap does not compile the kernel filter.
+    pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
+        let filter = libpcap::kernel_filter(&settings.rules)?;
+        Ok(Arc::new(Self { size: settings.threads.max(1), filter, state: Mutex::default() }))
+    }
+
+    /// Lets a bound socket with the filter of [`refuse_all`] in; when it is the last one, all begin to take frames.
+    pub(in crate::capture) fn join(group: &Arc<Self>, socket: &impl AsFd, link_index: u32, interface: &str) -> Result<Membership, Error> {
+        let mut state = group.state();
+        if state.members > 0 && (state.broken.is_some() || state.link_index != link_index) {
+            let cause = "other capture threads still hold on to its predecessor".to_owned();
+            return Err(Error::Gone { interface: interface.to_owned(), cause });
+        }
+        let failed = |act| move |cause: std::io::Error| Error::System { act, thing: interface.to_owned(), cause: cause.to_string() };
+        let own = socket.as_fd().try_clone_to_owned().map_err(failed("copy the packet socket of"))?;
+        if group.size > 1 {
+            state.fanout_id = Some(fan_out(socket, state.fanout_id).map_err(failed("share among threads the frames of"))?);
+        }
+        state.link_index = link_index;
+        state.members += 1;
+        state.next_member += 1;
+        let number = state.next_member;
+        state.waiting.push((number, own));
+        state.first_joined.get_or_insert_with(Instant::now);
+        let all = state.members >= group.size || state.armed;
+        // From here on the membership's drop undoes what was done.
+        let membership = Membership { group: Arc::clone(group), number, interface: interface.to_owned() };
+        if all {
+            group.arm(&mut state, interface)?;
+        }
+        drop(state);
+        Ok(membership)
+    }
+
+    fn arm(&self, state: &mut State, interface: &str) -> Result<(), Error> {
+        for (_, socket) in state.waiting.drain(..) {
+            attach(&socket, &self.filter, interface)?;
+        }
+        state.armed = true;
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the group; dropping it leaves.
+#[derive(Debug)]
+pub(in crate::capture) struct Membership {
+    group: Arc<Group>,
+    number: u64,
+    interface: String,
+}
+
+impl Membership {
+    /// Begins without those who have not come in time.
+    pub fn arm_if_late(&self) -> Result<(), Error> {
+        let mut state = self.group.state();
+        if state.armed || !state.first_joined.is_some_and(|first| first.elapsed() >= ARM_AFTER) {
+            return Ok(());
+        }
+        tracing::warn!(interface = self.interface, members = state.members, of = self.group.size, "capturing with fewer threads than set");
+        self.group.arm(&mut state, &self.interface)
+    }
+
+    /// This member shall take nothing any more, also when the others begin later.
+    pub fn disarm(&self) {
+        self.group.state().waiting.retain(|(number, _)| *number != self.number);
+    }
+
+    /// Tells the other members that the interface is gone.
+    pub fn leave(&self, cause: &str) {
+        self.group.state().broken.get_or_insert_with(|| cause.to_owned());
+    }
+
+    /// Why the interface is gone, if another member knows.
+    pub fn others_left(&self) -> Option<String> {
+        self.group.state().broken.clone()
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.disarm();
+        let mut state = self.group.state();
+        state.members = state.members.saturating_sub(1);
+        if state.members == 0 {
+            *state = State { next_member: state.next_member, ..State::default() };
+        }
+    }
+}
+
+/// Makes a packet socket take nothing.
+pub(in crate::capture) fn refuse_all(socket: &impl AsFd, interface: &str) -> Result<(), Error> {
+    attach(socket, &[NOTHING], interface)
+}
+
+fn attach(socket: &impl AsFd, filter: &[SockFilter], interface: &str) -> Result<(), Error> {
+    SockRef::from(socket).attach_filter(filter).map_err(|cause| Error::System {
+        act: "attach a filter to the packet socket of",
+        thing: interface.to_owned(),
+        cause: cause.to_string(),
+    })
+}
+
+/// Joins the kernel's group of that id, or a new one with an id that nobody else has; gives the id.
+fn fan_out(member: &impl AsFd, id: Option<u32>) -> std::io::Result<u32> {
+    // By hash of addresses and ports, so a flow stays in order; when its ring is full another one helps out.
+    let mode = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_ROLLOVER | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+    match id {
+        Some(id) => {
+            socket::join_fanout(member.as_fd(), id | mode << 16)?;
+            Ok(id)
+        }
+        None => {
+            socket::join_fanout(member.as_fd(), (mode | libc::PACKET_FANOUT_FLAG_UNIQUEID) << 16)?;
+            socket::fanout_id(member.as_fd())
+        }
+    }
+}

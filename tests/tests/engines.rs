@@ -1,0 +1,565 @@
+//! The three engines on a real kernel: what is sent is taken, once, and what is lost is counted.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+use tapfleet::capture::keeper::Keeper;
+use tapfleet::capture::libpcap::Libpcap;
+use tapfleet::capture::ring::{Group, RING_BYTES_MIN, Ring};
+use tapfleet::capture::worker::{Judge, Shared, Worker};
+use tapfleet::capture::{Bytes, Engine, EngineKind, Error, Event, Losses, Settings, Taken, ring};
+use tapfleet::host::clock::SystemClock;
+use tapfleet::host::nic;
+use tapfleet::observe::counters::Counters;
+use tapfleet::wire::{Inline, Rules};
+use tapfleet_tests::netns::{Pair, SOURCE, SOURCE_MAC, SOURCE_V4, Sender, TAP, TAP_MAC, TAP_V4};
+
+const GENEVE: u16 = 6081;
+const VXLAN: u16 = 4789;
+const WAIT: Duration = Duration::from_millis(50);
+const MARK: [u8; 4] = *b"seq:";
+
+fn settings(threads: usize, ring_bytes: usize) -> Settings {
+    Settings {
+        engine: EngineKind::Ring,
+        interface: TAP.to_owned(),
+        files: Vec::new(),
+        rules: Rules { geneve_port: GENEVE, vxlan_port: VXLAN, inline: Inline::Ignore },
+        filter: None,
+        snaplen: 262_144,
+        threads,
+        ring_bytes,
+        outer_sources: Vec::new(),
+        mirror_sources: Vec::new(),
+    }
+}
+
+/// A frame to the tap: UDP over IPv4 with a sequence number. `fragment` is the field of flags and offset.
+fn udp(from_port: u16, to_port: u16, fragment: u16, sequence: u32, payload: usize) -> Vec<u8> {
+    let mut frame = [&TAP_MAC[..], &SOURCE_MAC, &[0x08, 0x00]].concat();
+    let mut ip = vec![0x45, 0];
+    ip.extend(((28 + payload) as u16).to_be_bytes());
+    ip.extend([0, 1]);
+    ip.extend(fragment.to_be_bytes());
+    ip.extend([64, 17, 0, 0]);
+    ip.extend([SOURCE_V4, TAP_V4].concat());
+    let sum: u32 = ip.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    frame.extend(ip);
+    for word in [from_port, to_port, (8 + payload) as u16, 0] {
+        frame.extend(word.to_be_bytes());
+    }
+    let begin = frame.len();
+    frame.resize(begin + payload, 0xa5);
+    frame[begin..begin + 4].copy_from_slice(&MARK);
+    frame[begin + 4..begin + 8].copy_from_slice(&sequence.to_be_bytes());
+    frame
+}
+
+fn sequence_of(frame: &[u8]) -> u32 {
+    let at = frame.windows(4).position(|four| four == MARK).expect("a frame that the test did not send");
+    u32::from_be_bytes(frame[at + 4..at + 8].try_into().unwrap())
+}
+
+fn open(kind: EngineKind, settings: &Settings, group: &Arc<Group>) -> Result<Box<dyn Engine>, Error> {
+    Ok(match kind {
+        EngineKind::Ring => Box::new(Ring::open(settings, TAP, group)?),
+        EngineKind::Libpcap => Box::new(Libpcap::open(settings, TAP, group)?),
+        EngineKind::File => unreachable!("no test opens a file here"),
+    })
+}
+
+fn open_all(kind: EngineKind, settings: &Settings) -> Vec<Box<dyn Engine>> {
+    let group = Group::new(settings).unwrap();
+    (0..settings.threads).map(|_| open(kind, settings, &group).unwrap()).collect()
+}
+
+/// Takes until the engine ends: how often each sequence number came, and the engine's counts.
+fn take_all(mut engine: Box<dyn Engine>, stop: &AtomicBool) -> (HashMap<u32, u32>, Losses) {
+    let mut seen = HashMap::new();
+    let mut bytes = Bytes::default();
+    let mut refused = false;
+    let mut last_ns = 0;
+    loop {
+        if stop.load(Ordering::Acquire) && !refused {
+            engine.refuse_more().unwrap();
+            refused = true;
+        }
+        match engine.take(&mut bytes, WAIT).unwrap() {
+            Taken::Frames => bytes.for_each_frame(|frame| {
+                assert!(frame.time_ns >= last_ns, "one sender's frames are out of order");
+                assert_eq!(frame.bytes.len() as u32, frame.orig_len);
+                last_ns = frame.time_ns;
+                *seen.entry(sequence_of(frame.bytes)).or_insert(0) += 1;
+            }),
+            Taken::Quiet { .. } => {}
+            Taken::End => return (seen, engine.losses().unwrap()),
+        }
+    }
+}
+
+/// Sends frames of 50 flows while all engines take; gives what each of them saw.
+fn send_and_take(kind: EngineKind, threads: usize, frames: u32, payload: usize) -> Vec<(HashMap<u32, u32>, Losses)> {
+    let pair = Pair::new();
+    let settings = settings(threads, 32 << 20);
+    let stop = Arc::new(AtomicBool::new(false));
+    let engines = pair.tap.run(|| open_all(kind, &settings));
+    let takers: Vec<_> = engines
+        .into_iter()
+        .map(|engine| {
+            let stop = Arc::clone(&stop);
+            pair.tap.spawn(move || take_all(engine, &stop))
+        })
+        .collect();
+    let sender = pair.sender();
+    for sequence in 0..frames {
+        let port = if sequence % 2 == 0 { GENEVE } else { VXLAN };
+        sender.send(&udp(40_000 + (sequence % 50) as u16, port, 0x4000, sequence, payload));
+    }
+    // Everything sent is in the rings by now: a veth pair delivers before send returns, or a moment after.
+    thread::sleep(Duration::from_millis(100));
+    stop.store(true, Ordering::Release);
+    takers.into_iter().map(|taker| taker.join().unwrap()).collect()
+}
+
+fn assert_each_once(taken: &[(HashMap<u32, u32>, Losses)], frames: u32) {
+    let mut all: HashMap<u32, u32> = HashMap::new();
+    for (seen, losses) in taken {
+        assert_eq!(losses.drops, 0, "{losses:?}");
+        assert_eq!(losses.packets, seen.values().map(|n| u64::from(*n)).sum::<u64>(), "counted and taken differ");
+        for (sequence, times) in seen {
+            *all.entry(*sequence).or_insert(0) += times;
+        }
+    }
+    let missing = (0..frames).filter(|sequence| !all.contains_key(sequence)).count();
+    let doubled = all.values().filter(|times| **times > 1).count();
+    assert_eq!((missing, doubled, all.len()), (0, 0, frames as usize), "missing, doubled, distinct");
+}
+
+#[test]
+fn a_ring_takes_each_frame_once() {
+    assert_each_once(&send_and_take(EngineKind::Ring, 1, 20_000, 200), 20_000);
+}
+
+#[test]
+fn a_ring_takes_jumbo_frames_whole() {
+    assert_each_once(&send_and_take(EngineKind::Ring, 1, 2_000, 8_900), 2_000);
+}
+
+#[test]
+fn two_rings_share_the_frames_and_none_comes_twice() {
+    let taken = send_and_take(EngineKind::Ring, 2, 20_000, 200);
+    assert_each_once(&taken, 20_000);
+    assert!(taken.iter().all(|(seen, _)| seen.len() > 2_000), "one ring took nearly everything");
+}
+
+#[test]
+fn libpcap_takes_each_frame_once() {
+    assert_each_once(&send_and_take(EngineKind::Libpcap, 1, 20_000, 200), 20_000);
+}
+
+#[test]
+fn two_libpcap_threads_share_the_frames_and_none_comes_twice() {
+    let taken = send_and_take(EngineKind::Libpcap, 2, 20_000, 200);
+    assert_each_once(&taken, 20_000);
+    assert!(taken.iter().all(|(seen, _)| seen.len() > 2_000), "one thread took nearly everything");
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_while_the_threads_begin() {
+    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+        let pair = Pair::new();
+        let settings = settings(2, 8 << 20);
+        let stop = Arc::new(AtomicBool::new(false));
+        let sender = pair.sender();
+        let sending = {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                let mut sequence = 0;
+                while !stop.load(Ordering::Acquire) {
+                    sender.send(&udp(40_000 + (sequence % 50) as u16, GENEVE, 0, sequence, 100));
+                    sequence += 1;
+                    thread::sleep(Duration::from_micros(200));
+                }
+                sequence
+            })
+        };
+        let engines = pair.tap.run(|| open_all(kind, &settings));
+        let takers: Vec<_> = engines
+            .into_iter()
+            .map(|engine| {
+                let stop = Arc::clone(&stop);
+                pair.tap.spawn(move || take_all(engine, &stop))
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(200));
+        // The last frames may be sent after the engines were told to stop, so only the beginning is looked at.
+        stop.store(true, Ordering::Release);
+        sending.join().unwrap();
+        let mut all = HashMap::new();
+        for taker in takers {
+            for (sequence, times) in taker.join().unwrap().0 {
+                *all.entry(sequence).or_insert(0) += times;
+            }
+        }
+        let first = *all.keys().min().expect("no frame was taken at all");
+        let until = first + (all.len() as u32 * 9 / 10);
+        // Arming takes one system call for each member: what comes between them reaches those that are armed only.
+        let missing = (first + 5..until).filter(|sequence| !all.contains_key(sequence)).count();
+        assert_eq!((missing, all.values().filter(|times| **times != 1).count()), (0, 0), "missing, doubled with {kind:?}");
+    }
+}
+
+/// Sends what `send` sends and gives the frames that one engine took within half a second.
+fn taken_of(kind: EngineKind, send: impl FnOnce(&Pair)) -> Vec<Vec<u8>> {
+    let pair = Pair::new();
+    let mut engine = pair.tap.run(|| open_all(kind, &settings(1, 4 << 20))).remove(0);
+    send(&pair);
+    let mut bytes = Bytes::default();
+    let mut frames = Vec::new();
+    thread::sleep(Duration::from_millis(20));
+    engine.refuse_more().unwrap();
+    loop {
+        match engine.take(&mut bytes, WAIT).unwrap() {
+            Taken::Frames => bytes.for_each_frame(|frame| frames.push(frame.bytes.to_vec())),
+            Taken::Quiet { .. } => {}
+            Taken::End => return frames,
+        }
+    }
+}
+
+#[test]
+fn other_ports_and_protocols_and_our_own_frames_are_not_taken_and_fragments_are() {
+    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+        let mut tcp = udp(1, GENEVE, 0, 1, 100);
+        tcp[23] = 6;
+        let taken = taken_of(kind, |pair| {
+            let sender = pair.sender();
+            sender.send(&udp(1, 53, 0, 0, 100));
+            sender.send(&tcp);
+            sender.send(&udp(1, GENEVE, 0x2000, 2, 100));
+            sender.send(&udp(1, 53, 0x2000, 3, 100));
+            sender.send(&udp(1, 53, 0x2064, 4, 100));
+            sender.send(&udp(1, VXLAN, 0, 5, 100));
+            // Out through the tap: the same ports, the other way.
+            pair.tap.run(|| Sender::new(TAP)).send(&udp(1, GENEVE, 0, 6, 100));
+        });
+        let sequences: Vec<u32> = taken.iter().map(|frame| sequence_of(frame)).collect();
+        assert_eq!(sequences, [2, 4, 5], "{kind:?}");
+    }
+}
+
+#[test]
+fn a_frame_comes_byte_for_byte_with_the_kernels_time() {
+    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+        let sent = udp(1, GENEVE, 0, 7, 333);
+        let taken = taken_of(kind, |pair| pair.sender().send(&sent));
+        assert_eq!(taken, [sent.clone()], "{kind:?}");
+    }
+}
+
+#[test]
+fn what_a_full_ring_dropped_is_counted() {
+    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+        let pair = Pair::new();
+        let engine = pair.tap.run(|| open_all(kind, &settings(1, RING_BYTES_MIN))).remove(0);
+        let sender = pair.sender();
+        for sequence in 0..20_000 {
+            sender.send(&udp(1, GENEVE, 0, sequence, 500));
+        }
+        thread::sleep(Duration::from_millis(100));
+        let (seen, losses) = take_all(engine, &AtomicBool::new(true));
+        assert_eq!(losses.packets, 20_000, "{kind:?}");
+        assert!(losses.drops > 10_000, "{kind:?}: {losses:?}");
+        assert_eq!(losses.packets - losses.drops, seen.len() as u64, "{kind:?}: {losses:?}");
+        assert!(kind != EngineKind::Ring || losses.freezes > 0, "{losses:?}");
+    }
+}
+
+#[test]
+fn a_quiet_ring_says_up_to_when_it_is_complete_and_does_not_spin_while_its_blocks_are_out() {
+    let pair = Pair::new();
+    let mut engine = pair.tap.run(|| open_all(EngineKind::Ring, &settings(1, 4 << 20))).remove(0);
+    pair.sender().send(&udp(1, GENEVE, 0, 1, 100));
+    let mut held = Bytes::default();
+    while engine.take(&mut held, WAIT).unwrap() != Taken::Frames {}
+    let mut stamp = 0;
+    held.for_each_frame(|frame| stamp = frame.time_ns);
+
+    // The kernel calls the socket readable as long as we hold its newest block.
+    let (complete, spent) = pair.tap.run(move || {
+        let (wall, cpu) = (Instant::now(), cpu_time());
+        let mut bytes = Bytes::default();
+        let mut complete = 0;
+        while wall.elapsed() < Duration::from_millis(500) {
+            let Taken::Quiet { complete_until_ns } = engine.take(&mut bytes, WAIT).unwrap() else { panic!("nothing was sent") };
+            assert!(complete_until_ns >= complete);
+            complete = complete_until_ns;
+        }
+        (complete, cpu_time() - cpu)
+    });
+    assert!(complete > stamp);
+    assert!(spent < Duration::from_millis(100), "{spent:?} of processor time in 500 ms of silence");
+}
+
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[test]
+fn a_block_outlives_its_ring() {
+    let pair = Pair::new();
+    let mut engine = pair.tap.run(|| open_all(EngineKind::Ring, &settings(1, 4 << 20))).remove(0);
+    let sent = udp(1, GENEVE, 0, 9, 100);
+    pair.sender().send(&sent);
+    let mut held = Bytes::default();
+    while engine.take(&mut held, WAIT).unwrap() != Taken::Frames {}
+    drop(engine);
+    held.for_each_frame(|frame| assert_eq!(frame.bytes, sent));
+}
+
+/// Workers on the tap, as the agent runs them.
+struct Running {
+    events: Receiver<Event>,
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    frames: usize,
+    gaps: Vec<String>,
+}
+
+impl Running {
+    fn start(pair: &Pair, kind: EngineKind, threads: usize) -> Self {
+        let settings = settings(threads, 4 << 20);
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            complete_until_ns: (0..threads).map(|_| AtomicU64::new(0)).collect(),
+            counters: Arc::new(Counters::new(threads)),
+        });
+        let (sender, events) = mpsc::sync_channel(64);
+        let group = Group::new(&settings).unwrap();
+        let engines = pair.tap.run(|| (0..threads).map(|_| open(kind, &settings, &group).unwrap()).collect::<Vec<_>>());
+        let workers = engines
+            .into_iter()
+            .enumerate()
+            .map(|(thread, engine)| {
+                let (settings, group, shared, sender) = (settings.clone(), Arc::clone(&group), Arc::clone(&shared), sender.clone());
+                pair.tap.spawn(move || {
+                    let judge = Judge::new(&settings, None);
+                    let (_keep, spent) = mpsc::channel();
+                    let opener = Box::new(move || open(kind, &settings, &group));
+                    Worker::new(thread, opener, judge, shared, SystemClock, sender, spent).run(engine);
+                })
+            })
+            .collect();
+        Self { events, shared, workers, frames: 0, gaps: Vec::new() }
+    }
+
+    /// Takes events until `enough` or for `wait` at most.
+    fn drain(&mut self, wait: Duration, enough: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + wait;
+        while !enough(self) {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Event::Batch(batch)) => self.frames += batch.items.len(),
+                Ok(Event::Gone { .. }) => {}
+                Ok(Event::Gap { gap, .. }) => {
+                    assert!(gap.from_ns <= gap.to_ns);
+                    self.gaps.push(gap.cause);
+                }
+                Ok(Event::End { error, .. }) => panic!("a capture thread ended: {error:?}"),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// How long after its return the interface gives frames again.
+    fn time_to_frames(&mut self, pair: &Pair) -> Duration {
+        let back = Instant::now();
+        let sender = pair.sender();
+        let before = self.frames;
+        while self.frames == before {
+            assert!(back.elapsed() < Duration::from_secs(5), "no frames 5 s after the interface came back; gaps: {:?}", self.gaps);
+            sender.send(&udp(1, GENEVE, 0, 0, 100));
+            self.drain(Duration::from_millis(5), |now| now.frames > before);
+        }
+        back.elapsed()
+    }
+
+    fn stop(self) {
+        self.shared.stop.store(true, Ordering::Release);
+        for worker in self.workers {
+            worker.join().unwrap();
+        }
+    }
+}
+
+fn send(pair: &Pair, frames: u32) {
+    let sender = pair.sender();
+    for sequence in 0..frames {
+        sender.send(&udp(40_000 + (sequence % 50) as u16, GENEVE, 0, sequence, 100));
+    }
+}
+
+/// Frames flow, the interface goes and comes as `away` does it, frames flow again: within two seconds, none twice, one gap a thread.
+fn survives(kind: EngineKind, threads: usize, cause: &str, away: impl Fn(&Pair)) {
+    let pair = Pair::new();
+    let mut running = Running::start(&pair, kind, threads);
+    send(&pair, 500);
+    running.drain(Duration::from_secs(5), |now| now.frames >= 500);
+    assert_eq!(running.frames, 500);
+
+    away(&pair);
+    let time = running.time_to_frames(&pair);
+    assert!(time < Duration::from_secs(2), "frames came {time:?} after the interface was back");
+    running.drain(Duration::from_secs(2), |now| now.gaps.len() >= threads);
+    // All members are armed when the last one has joined; then nothing is lost and nothing doubled.
+    running.drain(Duration::from_millis(300), |_| false);
+    let before = running.frames;
+    send(&pair, 500);
+    running.drain(Duration::from_millis(500), |_| false);
+    assert_eq!(running.frames - before, 500, "frames after the interface came back");
+    assert_eq!(running.gaps.len(), threads, "{:?}", running.gaps);
+    assert!(running.gaps.iter().all(|gap| gap.contains(cause)), "{:?}", running.gaps);
+    running.stop();
+}
+
+#[test]
+fn a_ring_goes_on_after_its_interface_was_down() {
+    survives(EngineKind::Ring, 1, "went down", |pair| {
+        pair.set_tap_up(false);
+        thread::sleep(Duration::from_millis(600));
+        pair.set_tap_up(true);
+    });
+}
+
+#[test]
+fn a_ring_goes_on_after_its_interface_was_down_for_a_moment() {
+    survives(EngineKind::Ring, 1, "went down", |pair| {
+        pair.set_tap_up(false);
+        pair.set_tap_up(true);
+    });
+}
+
+#[test]
+fn a_ring_goes_on_after_its_interface_was_removed_and_created_again() {
+    survives(EngineKind::Ring, 1, "was removed", |pair| {
+        pair.unplug();
+        thread::sleep(Duration::from_millis(600));
+        pair.plug();
+    });
+}
+
+#[test]
+fn two_rings_go_on_together_after_their_interface_was_away() {
+    survives(EngineKind::Ring, 2, "was removed", |pair| {
+        pair.unplug();
+        thread::sleep(Duration::from_millis(300));
+        pair.plug();
+    });
+    survives(EngineKind::Ring, 2, "went down", |pair| {
+        pair.set_tap_up(false);
+        pair.set_tap_up(true);
+    });
+}
+
+#[test]
+fn libpcap_goes_on_after_its_interface_was_down_or_removed() {
+    survives(EngineKind::Libpcap, 1, "went down", |pair| {
+        pair.set_tap_up(false);
+        thread::sleep(Duration::from_millis(600));
+        pair.set_tap_up(true);
+    });
+    survives(EngineKind::Libpcap, 1, "was removed", |pair| {
+        pair.unplug();
+        thread::sleep(Duration::from_millis(600));
+        pair.plug();
+    });
+}
+
+#[test]
+fn a_ring_does_not_open_while_its_interface_is_down_or_missing() {
+    let pair = Pair::new();
+    let settings = settings(1, 4 << 20);
+    let group = Group::new(&settings).unwrap();
+    pair.set_tap_up(false);
+    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+        let error = pair.tap.run(|| open(kind, &settings, &group).map(drop)).unwrap_err();
+        assert!(matches!(error, Error::Gone { .. }), "{error}");
+    }
+    pair.unplug();
+    let error = pair.tap.run(|| open(EngineKind::Ring, &settings, &group).map(drop)).unwrap_err();
+    assert!(error.to_string().contains("no such interface; there are: lo"), "{error}");
+}
+
+#[test]
+fn auto_is_the_interface_of_the_default_route() {
+    let pair = Pair::new();
+    let auto = || tapfleet::capture::interface::resolve("auto");
+    let error = pair.tap.run(auto).unwrap_err().to_string();
+    assert!(error.contains("default route") && error.contains(TAP), "{error}");
+    pair.tap.ip(&["-6", "route", "add", "default", "via", "fd77::1"]);
+    assert_eq!(pair.tap.run(auto).unwrap(), TAP);
+    pair.tap.ip(&["link", "add", "other", "type", "veth"]);
+    pair.tap.ip(&["link", "set", "other", "up"]);
+    pair.tap.ip(&["route", "add", "default", "dev", "other", "metric", "50"]);
+    pair.tap.ip(&["route", "add", "default", "via", "10.77.0.1", "metric", "100"]);
+    assert_eq!(pair.tap.run(auto).unwrap(), "other");
+}
+
+/// Whether the source's side hears ICMP port unreachable after a tunnel packet.
+fn is_answered(pair: &Pair) -> bool {
+    const ETH_P_IP: u16 = 0x0800;
+    let ear = pair.source.run(|| {
+        let ear = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
+        ring::socket::bind(ear.as_fd(), nic::link(SOURCE).unwrap().unwrap().index, ETH_P_IP).unwrap();
+        ear
+    });
+    ear.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    for port in [GENEVE, VXLAN] {
+        pair.sender().send(&udp(1, port, 0, 0, 100));
+    }
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let mut buffer = [0; 2048];
+    while Instant::now() < deadline {
+        let Ok(read) = (&ear).read(&mut buffer) else { return false };
+        let ip = &buffer[14..read];
+        let transport = &ip[usize::from(ip[0] & 15) * 4..];
+        if ip[9] == 1 && transport[..2] == [3, 3] {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn the_kernel_answers_no_tunnel_packet_while_the_keeper_lives() {
+    let pair = Pair::new();
+    let rules = settings(1, 0).rules;
+    let keeper = pair.tap.run(|| Keeper::open(&rules));
+    assert_eq!(keeper.len(), 4);
+    assert!(!is_answered(&pair), "answered although the keeper lives");
+    // A port that is held already is left alone.
+    assert!(pair.tap.run(|| Keeper::open(&rules)).is_empty());
+    drop(keeper);
+    assert!(is_answered(&pair), "without the keeper the kernel should have answered: this test sees nothing");
+}
+
+#[test]
+fn the_counters_of_the_interface_are_those_of_the_threads_namespace() {
+    let pair = Pair::new();
+    assert!(nic::link(TAP).unwrap().is_none(), "the machine itself has an interface '{TAP}'");
+    let (link, losses) = pair.tap.run(|| (nic::link(TAP).unwrap().unwrap(), nic::losses(TAP).unwrap()));
+    assert_eq!((link.mtu, link.up, link.running, link.ethernet), (9001, true, true, true));
+    assert_eq!(losses.nic.get("rx_over_errors"), Some(&0));
+    let counters = pair.tap.run(|| tapfleet::host::ethtool::statistics(TAP)).unwrap();
+    assert!(counters.iter().any(|(name, _)| name == "peer_ifindex"), "{counters:?}");
+}
