@@ -1,7 +1,7 @@
 //! The agent as a fleet runs it: packets on a wire, objects in S3, and every packet accounted for.
 //! In: two network namespaces, LocalStack in the receiving one, the daemon. Out: promises 1, 2 and 4 on real traffic.
 //! Needs: root, S3.
-#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

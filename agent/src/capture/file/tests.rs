@@ -107,7 +107,10 @@ fn expected() -> Vec<(u64, Vec<u8>, u32)> {
 }
 
 /// What the engine gives for files of these contents, and how it ends.
-fn read(contents: &[&[u8]]) -> (Vec<(u64, Vec<u8>, u32)>, Result<(), Error>) {
+/// Stamp, bytes and length on the wire.
+type Read = (u64, Vec<u8>, u32);
+
+fn read(contents: &[&[u8]]) -> (Vec<Read>, Result<(), Error>) {
     let folder = tempfile::tempdir().unwrap();
     let paths: Vec<PathBuf> = contents
         .iter()
