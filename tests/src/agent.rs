@@ -1,10 +1,11 @@
 //! A running `tapfleetd`: settings of its own, asked over HTTP, ended by signal.
 //! In: settings and a place. Out: what it counts, what it says. Never: outlives the value.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -74,7 +75,10 @@ pub struct Agent {
     child: Child,
     netns: Option<String>,
     listen: String,
+    config: PathBuf,
     log: PathBuf,
+    /// Where it tells what a service manager would hear.
+    notices: UnixDatagram,
 }
 
 impl Agent {
@@ -88,23 +92,16 @@ impl Agent {
         fs::write(&config, settings.toml()).unwrap();
         let log = folder.join("agent.log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
-        let daemon = program("tapfleetd");
-        let mut command = in_netns(netns, daemon.to_str().unwrap());
-        command
-            .args(["run", "--config"])
-            .arg(&config)
-            .env("AWS_ACCESS_KEY_ID", localstack::CREDENTIALS)
-            .env("AWS_SECRET_ACCESS_KEY", localstack::CREDENTIALS)
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("RUST_BACKTRACE", "1")
-            .env("NO_COLOR", "1")
-            .env_remove("AWS_ENDPOINT_URL")
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
-            .stderr(file);
-        let child = command.spawn().unwrap_or_else(|cause| panic!("cannot start '{}': {cause}", daemon.display()));
+        let notify = folder.join("notify");
+        let _ = fs::remove_file(&notify);
+        let notices = UnixDatagram::bind(&notify).unwrap();
+        notices.set_nonblocking(true).unwrap();
+        let mut command = daemon(netns);
+        command.args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &notify);
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let child = command.spawn().unwrap_or_else(|cause| panic!("cannot start tapfleetd: {cause}"));
         let listen = settings.get("health.listen").and_then(Value::as_str).unwrap_or(LISTEN).to_owned();
-        Self { child, netns: netns.map(Into::into), listen, log }
+        Self { child, netns: netns.map(Into::into), listen, config, log, notices }
     }
 
     /// Starts one and waits until it captures.
@@ -114,7 +111,8 @@ impl Agent {
     #[must_use]
     pub fn ready(netns: Option<&str>, settings: &Settings, folder: &Path) -> Self {
         let mut agent = Self::start(netns, settings, folder);
-        agent.wait_for("it is healthy", Duration::from_secs(10), |agent| agent.get("/healthz").is_some());
+        agent.wait_for("it says that it is ready", Duration::from_secs(10), |agent| agent.says("READY=1"));
+        agent.wait_for("it is healthy", Duration::from_secs(1), |agent| agent.get("/healthz").is_some());
         agent
     }
 
@@ -192,10 +190,31 @@ impl Agent {
         self.child.wait().unwrap();
     }
 
+    /// Sends what it left in its spool, by the command that is there for this.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn upload_rest(&self) {
+        let output = daemon(self.netns.as_deref()).args(["spool", "upload", "--config"]).arg(&self.config).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "tapfleetd spool upload: {}\n{}", output.status, String::from_utf8_lossy(&said));
+    }
+
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether the next notice has this line; later calls look at later notices.
+    fn says(&self, line: &str) -> bool {
+        let mut notice = [0; 1024];
+        while let Ok(length) = self.notices.recv(&mut notice) {
+            if String::from_utf8_lossy(&notice[..length]).lines().any(|found| found == line) {
+                return true;
+            }
+        }
+        false
     }
 
     fn signal(&self, signal: Signal) {
@@ -270,6 +289,20 @@ pub fn program(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let found = this.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("'{name}' is not built: run 'cargo build --workspace' first"))
+}
+
+/// The daemon, with the credentials that LocalStack takes and nothing else of the environment's AWS settings.
+fn daemon(netns: Option<&str>) -> Command {
+    let mut command = in_netns(netns, program("tapfleetd").to_str().unwrap());
+    command
+        .env("AWS_ACCESS_KEY_ID", localstack::CREDENTIALS)
+        .env("AWS_SECRET_ACCESS_KEY", localstack::CREDENTIALS)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("RUST_BACKTRACE", "1")
+        .env("NO_COLOR", "1")
+        .env_remove("AWS_PROFILE")
+        .env_remove("AWS_ENDPOINT_URL");
+    command
 }
 
 /// A program to be started in the namespace of that name, or on this host.

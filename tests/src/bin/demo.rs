@@ -77,10 +77,12 @@ fn on_a_wire() -> Outcome {
     watch(&agent)?;
     drop(traffic);
 
-    step("SIGTERM: the agent closes the last window, sends it, and ends");
+    step("SIGTERM: the agent closes the last window and ends; what S3 has not confirmed waits in the spool for the next start");
     let begun = Instant::now();
     let status = agent.stop(Duration::from_secs(15));
     println!("  ended with {status} after {:.1} s", begun.elapsed().as_secs_f64());
+    println!("  `tapfleetd spool upload` sends it now");
+    agent.upload_rest();
     show_results(&Bucket { s3: &s3, namespace: Some(&pair.tap) }, folder.path())
 }
 
