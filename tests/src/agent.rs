@@ -1,10 +1,11 @@
 //! A running `tapfleetd`: settings of its own, asked over HTTP, ended by signal.
 //! In: settings and a place. Out: what it counts, what it says. Never: outlives the value.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -68,13 +69,16 @@ impl Settings {
     }
 }
 
-/// A running agent.
+/// A running agent. Its log is shown when a test fails.
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
     netns: Option<String>,
     listen: String,
+    config: PathBuf,
     log: PathBuf,
+    /// Where it tells what a service manager would hear.
+    notices: UnixDatagram,
 }
 
 impl Agent {
@@ -88,32 +92,27 @@ impl Agent {
         fs::write(&config, settings.toml()).unwrap();
         let log = folder.join("agent.log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
-        let daemon = program("tapfleetd");
-        let mut command = in_netns(netns, daemon.to_str().unwrap());
-        command
-            .args(["run", "--config"])
-            .arg(&config)
-            .env("AWS_ACCESS_KEY_ID", localstack::CREDENTIALS)
-            .env("AWS_SECRET_ACCESS_KEY", localstack::CREDENTIALS)
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("RUST_BACKTRACE", "1")
-            .env_remove("AWS_ENDPOINT_URL")
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
-            .stderr(file);
-        let child = command.spawn().unwrap_or_else(|cause| panic!("cannot start '{}': {cause}", daemon.display()));
+        let notify = folder.join("notify");
+        let _ = fs::remove_file(&notify);
+        let notices = UnixDatagram::bind(&notify).unwrap();
+        notices.set_nonblocking(true).unwrap();
+        let mut command = daemon(netns);
+        command.args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &notify);
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let child = command.spawn().unwrap_or_else(|cause| panic!("cannot start tapfleetd: {cause}"));
         let listen = settings.get("health.listen").and_then(Value::as_str).unwrap_or(LISTEN).to_owned();
-        Self { child, netns: netns.map(Into::into), listen, log }
+        Self { child, netns: netns.map(Into::into), listen, config, log, notices }
     }
 
     /// Starts one and waits until it captures.
     ///
     /// # Panics
-    /// When it does not within ten seconds; shows its log.
+    /// When it does not within ten seconds.
     #[must_use]
     pub fn ready(netns: Option<&str>, settings: &Settings, folder: &Path) -> Self {
         let mut agent = Self::start(netns, settings, folder);
-        agent.wait_for("it is healthy", Duration::from_secs(10), |agent| agent.get("/healthz").is_some());
+        agent.wait_for("it says that it is ready", Duration::from_secs(10), |agent| agent.says("READY=1"));
+        agent.wait_for("it is healthy", Duration::from_secs(1), |agent| agent.get("/healthz").is_some());
         agent
     }
 
@@ -127,7 +126,7 @@ impl Agent {
     /// Waits until `done` says so of the counters, and gives them.
     ///
     /// # Panics
-    /// When it takes longer than `limit`, or the agent ends; shows the log.
+    /// When it takes longer than `limit`, or the agent ends.
     pub fn wait_counters(&mut self, what: &str, limit: Duration, done: impl Fn(&Counters) -> bool) -> Counters {
         let mut last = None;
         let seen = self.wait_until(limit, |agent| {
@@ -136,16 +135,16 @@ impl Agent {
         });
         match last {
             Some(last) if seen => last,
-            last => panic!("waited {limit:?} until {what}; counters: {last:#?}\nits log:\n{}", self.log()),
+            last => panic!("waited {limit:?} until {what}; counters: {last:?}"),
         }
     }
 
     /// Waits until `done` says so.
     ///
     /// # Panics
-    /// When it takes longer than `limit`, or the agent ends; shows the log.
+    /// When it takes longer than `limit`, or the agent ends.
     pub fn wait_for(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&Self) -> bool) {
-        assert!(self.wait_until(limit, |agent| done(agent)), "waited {limit:?} until {what}; its log:\n{}", self.log());
+        assert!(self.wait_until(limit, |agent| done(agent)), "waited {limit:?} until {what}");
     }
 
     fn wait_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
@@ -164,7 +163,7 @@ impl Agent {
     /// Ends it as a service manager does, waits at most `limit`, and gives how it ended.
     ///
     /// # Panics
-    /// When it is still there after `limit`; shows the log.
+    /// When it is still there after `limit`.
     pub fn stop(&mut self, limit: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended(limit)
@@ -173,14 +172,14 @@ impl Agent {
     /// Waits at most `limit` until it ends by itself, and gives how it did.
     ///
     /// # Panics
-    /// When it is still there after `limit`; shows the log.
+    /// When it is still there after `limit`.
     pub fn ended(&mut self, limit: Duration) -> ExitStatus {
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < end, "it had not ended after {limit:?}; its log:\n{}", self.log());
+            assert!(Instant::now() < end, "it had not ended after {limit:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -191,10 +190,31 @@ impl Agent {
         self.child.wait().unwrap();
     }
 
+    /// Sends what it left in its spool, by the command that is there for this.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn upload_rest(&self) {
+        let output = daemon(self.netns.as_deref()).args(["spool", "upload", "--config"]).arg(&self.config).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "tapfleetd spool upload: {}\n{}", output.status, String::from_utf8_lossy(&said));
+    }
+
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether the next notice has this line; later calls look at later notices.
+    fn says(&self, line: &str) -> bool {
+        let mut notice = [0; 1024];
+        while let Ok(length) = self.notices.recv(&mut notice) {
+            if String::from_utf8_lossy(&notice[..length]).lines().any(|found| found == line) {
+                return true;
+            }
+        }
+        false
     }
 
     fn signal(&self, signal: Signal) {
@@ -269,6 +289,20 @@ pub fn program(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let found = this.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("'{name}' is not built: run 'cargo build --workspace' first"))
+}
+
+/// The daemon, with the credentials that LocalStack takes and nothing else of the environment's AWS settings.
+fn daemon(netns: Option<&str>) -> Command {
+    let mut command = in_netns(netns, program("tapfleetd").to_str().unwrap());
+    command
+        .env("AWS_ACCESS_KEY_ID", localstack::CREDENTIALS)
+        .env("AWS_SECRET_ACCESS_KEY", localstack::CREDENTIALS)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("RUST_BACKTRACE", "1")
+        .env("NO_COLOR", "1")
+        .env_remove("AWS_PROFILE")
+        .env_remove("AWS_ENDPOINT_URL");
+    command
 }
 
 /// A program to be started in the namespace of that name, or on this host.

@@ -1,5 +1,6 @@
 //! Promises 3 and 4 against a real S3: a segment leaves the spool when S3 has confirmed it, under its own key, once, and an
 //! interrupted upload is resumed. In: spool folders made by hand. Out: objects read back from LocalStack, byte for byte.
+//! Needs: S3.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::fs::{self, OpenOptions};

@@ -17,7 +17,7 @@ use aws_sdk_s3::Client;
 use serde_json::Value;
 use tapfleet_tests::agent::{Agent, BUCKET, INSTANCE, Settings, in_netns};
 use tapfleet_tests::localstack::LocalStack;
-use tapfleet_tests::netns::{Namespace, Pair, ip};
+use tapfleet_tests::netns::{Namespace, Pair, SOURCE, TAP};
 use tapfleet_tests::packet::{Aws, Ethernet, Icmp, Ipv4, Tcp, pcap};
 
 /// Length of a window.
@@ -58,27 +58,31 @@ fn on_a_wire() -> Outcome {
     step("Two network namespaces, joined by a cable");
     let pair = Pair::new();
     let (sender, receiver) = (pair.source.name(), pair.tap.name());
-    println!("  source 10.77.0.1 in {sender}: the mirrored machines and the load balancer");
-    println!("  tap    10.77.0.2 in {receiver}: the instance that records");
+    println!("  '{SOURCE}' 10.77.0.1 in {sender}: the mirrored machines and the load balancer");
+    println!("  '{TAP}' 10.77.0.2 in {receiver}: the instance that records");
+    tunnel(&pair);
+    println!("  vx0 10.99.0.1 and 10.99.0.2: a VXLAN tunnel through the cable, of kernel devices, VNI {VNI}");
     let s3 = start_s3(Some(&pair.tap));
 
     step("tapfleetd, with a capture file every five seconds (900 by default)");
     let folder = tempfile::tempdir()?;
-    let settings = settings(&s3, folder.path()).set("capture.interface", "tap");
+    let settings = settings(&s3, folder.path()).set("capture.interface", TAP);
     show_settings(&settings);
     let mut agent = Agent::ready(Some(receiver), &settings, folder.path());
 
     step("Traffic, for eighteen seconds");
-    println!("  plain VXLAN, VNI {VNI}: a tunnel between two kernel vxlan devices, with pings and HTTP requests in it");
+    println!("  plain VXLAN: real pings and HTTP requests through the tunnel, to the instance itself");
     println!("  GENEVE(VXLAN): as a Gateway Load Balancer sends mirrored packets, from the project's own packet builder");
     let traffic = Traffic::start(&pair, folder.path())?;
     watch(&agent)?;
     drop(traffic);
 
-    step("SIGTERM: the agent closes the last window, sends it, and ends");
+    step("SIGTERM: the agent closes the last window and ends; what S3 has not confirmed waits in the spool for the next start");
     let begun = Instant::now();
     let status = agent.stop(Duration::from_secs(15));
     println!("  ended with {status} after {:.1} s", begun.elapsed().as_secs_f64());
+    println!("  `tapfleetd spool upload` sends it now");
+    agent.upload_rest();
     show_results(&Bucket { s3: &s3, namespace: Some(&pair.tap) }, folder.path())
 }
 
@@ -160,8 +164,8 @@ fn show_results(bucket: &Bucket<'_>, folder: &Path) -> Outcome {
     step("The first packets of it, as tcpdump reads them: both tunnels are gone");
     let file = folder.join("capture.pcap");
     fs::write(&file, bucket.get(key))?;
-    println!("  aws s3 cp s3://{BUCKET}/{key} - | tcpdump -n -c 12 -r -");
-    let output = Command::new("tcpdump").args(["-n", "-c", "12", "-r"]).arg(&file).stderr(Stdio::null()).output()?;
+    println!("  aws s3 cp s3://{BUCKET}/{key} - | tcpdump -n -c 16 -r -");
+    let output = Command::new("tcpdump").args(["-n", "-c", "16", "-r"]).arg(&file).stderr(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     for line in text.lines() {
         println!("  {}", line.chars().take(150).collect::<String>());
@@ -205,6 +209,19 @@ impl Bucket<'_> {
     }
 }
 
+/// A tunnel between the namespaces: kernel devices, whose packets the agent sees as those of a mirror session. Made before the
+/// agent comes, which else holds the port.
+fn tunnel(pair: &Pair) {
+    let vni = VNI.to_string();
+    for (namespace, remote, device, address) in
+        [(&pair.source, "10.77.0.2", SOURCE, "10.99.0.1/24"), (&pair.tap, "10.77.0.1", TAP, "10.99.0.2/24")]
+    {
+        namespace.ip(&["link", "add", "vx0", "type", "vxlan", "id", &vni, "remote", remote, "dstport", "4789", "dev", device]);
+        namespace.ip(&["address", "add", address, "dev", "vx0"]);
+        namespace.ip(&["link", "set", "vx0", "up"]);
+    }
+}
+
 /// Everything that sends; ends with the value.
 struct Traffic {
     children: Vec<Child>,
@@ -214,15 +231,6 @@ struct Traffic {
 
 impl Traffic {
     fn start(pair: &Pair, folder: &Path) -> Outcome<Self> {
-        let vni = VNI.to_string();
-        for (namespace, remote, device, address) in
-            [(&pair.source, "10.77.0.2", "source", "10.99.0.1/24"), (&pair.tap, "10.77.0.1", "tap", "10.99.0.2/24")]
-        {
-            let name = namespace.name();
-            ip(&["-n", name, "link", "add", "vx0", "type", "vxlan", "id", &vni, "remote", remote, "dstport", "4789", "dev", device]);
-            ip(&["-n", name, "address", "add", address, "dev", "vx0"]);
-            ip(&["-n", name, "link", "set", "vx0", "up"]);
-        }
         let site = folder.join("site");
         fs::create_dir(&site)?;
         fs::write(site.join("index.html"), "a page behind a tunnel\n")?;
@@ -241,10 +249,10 @@ impl Traffic {
         let mut request = in_netns(Some(pair.source.name()), "curl");
         request.args(["--silent", "--noproxy", "*", "--max-time", "1", "http://10.99.0.2/"]).stdout(Stdio::null());
         traffic.thread(Duration::from_secs(1), move |_| drop(request.status()));
-        // A hundred mirrored packets a second, as a Gateway Load Balancer sends them. The socket stays where it was made.
+        // Twenty mirrored packets a second, as a Gateway Load Balancer sends them. The socket stays where it was made.
         let socket = pair.source.run(|| UdpSocket::bind("10.77.0.1:0"))?;
         let aws = Aws::default();
-        traffic.thread(Duration::from_millis(10), move |number| {
+        traffic.thread(Duration::from_millis(50), move |number| {
             let _ = socket.send_to(&aws.gwlb_datagram(mirrored(number)).build(), "10.77.0.2:6081");
         });
         Ok(traffic)
