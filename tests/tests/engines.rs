@@ -88,7 +88,7 @@ fn take_all(mut engine: Box<dyn Engine>, stop: &AtomicBool) -> (HashMap<u32, u32
     let mut seen = HashMap::new();
     let mut bytes = Bytes::default();
     let mut refused = false;
-    let mut last_ns = 0;
+    let (mut last_ns, mut complete_ns) = (0, 0);
     loop {
         if stop.load(Ordering::Acquire) && !refused {
             engine.refuse_more().unwrap();
@@ -98,10 +98,11 @@ fn take_all(mut engine: Box<dyn Engine>, stop: &AtomicBool) -> (HashMap<u32, u32
             Taken::Frames => bytes.for_each_frame(|frame| {
                 assert!(frame.time_ns >= last_ns, "one sender's frames are out of order");
                 assert_eq!(frame.bytes.len() as u32, frame.orig_len);
+                assert!(frame.time_ns >= complete_ns, "a frame came after its time was called complete");
                 last_ns = frame.time_ns;
                 *seen.entry(sequence_of(frame.bytes)).or_insert(0) += 1;
             }),
-            Taken::Quiet { .. } => {}
+            Taken::Quiet { complete_until_ns } => complete_ns = complete_until_ns,
             Taken::End => return (seen, engine.losses().unwrap()),
         }
     }
@@ -314,6 +315,34 @@ fn a_quiet_ring_says_up_to_when_it_is_complete_and_does_not_spin_while_its_block
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[test]
+fn a_block_in_our_hands_is_neither_filled_nor_given_again() {
+    let pair = Pair::new();
+    let mut engine = pair.tap.run(|| open_all(EngineKind::Ring, &settings(1, RING_BYTES_MIN))).remove(0);
+    let sender = pair.sender();
+    let first = udp(1, GENEVE, 0, u32::MAX, 500);
+    sender.send(&first);
+    let mut held = Bytes::default();
+    while engine.take(&mut held, WAIT).unwrap() != Taken::Frames {}
+
+    // Ten times what the ring holds.
+    let (seen, losses) = pair.tap.run(move || {
+        let stop = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&stop);
+        let taker = thread::spawn(move || take_all(engine, &until));
+        for sequence in 0..5_000 {
+            sender.send(&udp(1, GENEVE, 0, sequence, 500));
+        }
+        stop.store(true, Ordering::Release);
+        taker.join().unwrap()
+    });
+    let mut frames = Vec::new();
+    held.for_each_frame(|frame| frames.push(frame.bytes.to_vec()));
+    assert_eq!(frames, [first]);
+    assert!(seen.values().all(|times| *times == 1) && !seen.contains_key(&u32::MAX));
+    assert_eq!(losses.packets - losses.drops, seen.len() as u64 + 1, "{losses:?}");
 }
 
 #[test]
