@@ -175,23 +175,27 @@ fn two_libpcap_threads_share_the_frames_and_none_comes_twice() {
     assert!(taken.iter().all(|(seen, _)| seen.len() > 2_000), "one thread took nearly everything");
 }
 
+/// Frames with at least this sequence number go to a port that is nobody's.
+const FOREIGN: u32 = 1 << 31;
+
 #[test]
-fn nothing_is_lost_or_doubled_while_the_threads_begin() {
-    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+fn nothing_foreign_nothing_twice_and_nothing_missing_while_the_threads_begin() {
+    for kind in [EngineKind::Ring, EngineKind::Libpcap].into_iter().cycle().take(6) {
         let pair = Pair::new();
-        let settings = settings(2, 8 << 20);
+        let settings = settings(2, 64 << 20);
         let stop = Arc::new(AtomicBool::new(false));
         let sender = pair.sender();
         let sending = {
             let stop = Arc::clone(&stop);
+            // As fast as it goes: the moments in question are microseconds.
             thread::spawn(move || {
-                let mut sequence = 0;
-                while !stop.load(Ordering::Acquire) {
+                for sequence in 0.. {
+                    if stop.load(Ordering::Acquire) {
+                        break;
+                    }
                     sender.send(&udp(40_000 + (sequence % 50) as u16, GENEVE, 0, sequence, 100));
-                    sequence += 1;
-                    thread::sleep(Duration::from_micros(200));
+                    sender.send(&udp(40_000, 53, 0, sequence | FOREIGN, 100));
                 }
-                sequence
             })
         };
         let engines = pair.tap.run(|| open_all(kind, &settings));
@@ -199,51 +203,59 @@ fn nothing_is_lost_or_doubled_while_the_threads_begin() {
             .into_iter()
             .map(|engine| {
                 let stop = Arc::clone(&stop);
-                pair.tap.spawn(move || take_all(engine, &stop))
+                pair.tap.spawn(move || take_all(engine, &stop).0)
             })
             .collect();
-        thread::sleep(Duration::from_millis(200));
-        // The last frames may be sent after the engines were told to stop, so only the beginning is looked at.
+        thread::sleep(Duration::from_millis(100));
         stop.store(true, Ordering::Release);
         sending.join().unwrap();
+        let taken: Vec<HashMap<u32, u32>> = takers.into_iter().map(|taker| taker.join().unwrap()).collect();
+        // One member begins a moment before the other and stops a moment before it.
+        let begun = taken.iter().map(|seen| *seen.keys().min().expect("a thread took nothing")).max().unwrap();
+        let until = taken.iter().map(|seen| *seen.keys().filter(|n| **n < FOREIGN).max().unwrap()).min().unwrap();
         let mut all = HashMap::new();
-        for taker in takers {
-            for (sequence, times) in taker.join().unwrap().0 {
-                *all.entry(sequence).or_insert(0) += times;
-            }
+        for (sequence, times) in taken.into_iter().flatten() {
+            *all.entry(sequence).or_insert(0) += times;
         }
-        let first = *all.keys().min().expect("no frame was taken at all");
-        let until = first + (all.len() as u32 * 9 / 10);
-        // Arming takes one system call for each member: what comes between them reaches those that are armed only.
-        let missing = (first + 5..until).filter(|sequence| !all.contains_key(sequence)).count();
-        assert_eq!((missing, all.values().filter(|times| **times != 1).count()), (0, 0), "missing, doubled with {kind:?}");
+        let missing = (begun..until).filter(|sequence| !all.contains_key(sequence)).count();
+        let doubled = all.values().filter(|times| **times != 1).count();
+        let foreign = all.keys().filter(|sequence| **sequence >= FOREIGN).count();
+        assert_eq!((missing, doubled, foreign), (0, 0, 0), "missing, doubled, foreign of {} with {kind:?}", all.len());
+        assert!(until > begun + 1000, "only {} frames were sent", until - begun);
     }
 }
 
-/// Sends what `send` sends and gives the frames that one engine took within half a second.
-fn taken_of(kind: EngineKind, send: impl FnOnce(&Pair)) -> Vec<Vec<u8>> {
+/// Sends what `send` sends, stops the engines as soon as the kernel accepted `expected` frames, and gives what they took.
+fn taken_of(kind: EngineKind, threads: usize, expected: u64, send: impl FnOnce(&Pair)) -> Vec<Vec<u8>> {
     let pair = Pair::new();
-    let mut engine = pair.tap.run(|| open_all(kind, &settings(1, 4 << 20))).remove(0);
+    let mut engines = pair.tap.run(|| open_all(kind, &settings(threads, 4 << 20)));
     send(&pair);
-    let mut bytes = Bytes::default();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while engines.iter_mut().map(|engine| engine.losses().unwrap().packets).sum::<u64>() < expected && Instant::now() < deadline {}
     let mut frames = Vec::new();
-    thread::sleep(Duration::from_millis(20));
-    engine.refuse_more().unwrap();
-    loop {
-        match engine.take(&mut bytes, WAIT).unwrap() {
-            Taken::Frames => bytes.for_each_frame(|frame| frames.push(frame.bytes.to_vec())),
-            Taken::Quiet { .. } => {}
-            Taken::End => return frames,
+    for mut engine in engines {
+        // The frames are in a block that the kernel has not closed yet.
+        engine.refuse_more().unwrap();
+        let mut bytes = Bytes::default();
+        loop {
+            match engine.take(&mut bytes, WAIT).unwrap() {
+                Taken::Frames => bytes.for_each_frame(|frame| frames.push(frame.bytes.to_vec())),
+                Taken::Quiet { .. } => {}
+                Taken::End => break,
+            }
         }
     }
+    frames
 }
 
 #[test]
 fn other_ports_and_protocols_and_our_own_frames_are_not_taken_and_fragments_are() {
-    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+    for (kind, threads) in [(EngineKind::Ring, 1), (EngineKind::Ring, 2), (EngineKind::Libpcap, 1), (EngineKind::Libpcap, 2)] {
         let mut tcp = udp(1, GENEVE, 0, 1, 100);
         tcp[23] = 6;
-        let taken = taken_of(kind, |pair| {
+        let taken = taken_of(kind, threads, 3, |pair| {
+            // Out through the tap: the same ports, the other way.
+            pair.tap.run(|| Sender::new(TAP)).send(&udp(1, GENEVE, 0, 6, 100));
             let sender = pair.sender();
             sender.send(&udp(1, 53, 0, 0, 100));
             sender.send(&tcp);
@@ -251,20 +263,19 @@ fn other_ports_and_protocols_and_our_own_frames_are_not_taken_and_fragments_are(
             sender.send(&udp(1, 53, 0x2000, 3, 100));
             sender.send(&udp(1, 53, 0x2064, 4, 100));
             sender.send(&udp(1, VXLAN, 0, 5, 100));
-            // Out through the tap: the same ports, the other way.
-            pair.tap.run(|| Sender::new(TAP)).send(&udp(1, GENEVE, 0, 6, 100));
         });
-        let sequences: Vec<u32> = taken.iter().map(|frame| sequence_of(frame)).collect();
-        assert_eq!(sequences, [2, 4, 5], "{kind:?}");
+        let mut sequences: Vec<u32> = taken.iter().map(|frame| sequence_of(frame)).collect();
+        sequences.sort_unstable();
+        assert_eq!(sequences, [2, 4, 5], "{kind:?}, {threads} threads");
     }
 }
 
 #[test]
-fn a_frame_comes_byte_for_byte_with_the_kernels_time() {
+fn a_frame_comes_byte_for_byte_also_from_a_block_that_was_open_when_capture_ended() {
     for kind in [EngineKind::Ring, EngineKind::Libpcap] {
         let sent = udp(1, GENEVE, 0, 7, 333);
-        let taken = taken_of(kind, |pair| pair.sender().send(&sent));
-        assert_eq!(taken, [sent.clone()], "{kind:?}");
+        let taken = taken_of(kind, 1, 1, |pair| pair.sender().send(&sent));
+        assert_eq!(taken, std::slice::from_ref(&sent), "{kind:?}");
     }
 }
 
@@ -511,6 +522,37 @@ fn libpcap_goes_on_after_its_interface_was_down_or_removed() {
         thread::sleep(Duration::from_millis(600));
         pair.plug();
     });
+}
+
+#[test]
+fn no_thread_begins_anew_before_the_others_have_let_go() {
+    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+        let pair = Pair::new();
+        let settings = settings(2, 4 << 20);
+        let group = Group::new(&settings).unwrap();
+        pair.tap.run(|| {
+            let gone = |engine: &mut Box<dyn Engine>| {
+                let deadline = Instant::now() + Duration::from_secs(2);
+                while Instant::now() < deadline {
+                    if let Err(error) = engine.take(&mut Bytes::default(), WAIT) {
+                        return matches!(error, Error::Gone { .. });
+                    }
+                }
+                false
+            };
+            let mut first = open(kind, &settings, &group).unwrap();
+            let mut second = open(kind, &settings, &group).unwrap();
+            pair.set_tap_up(false);
+            pair.set_tap_up(true);
+            assert!(gone(&mut first), "{kind:?}");
+            drop(first);
+            let error = open(kind, &settings, &group).map(drop).unwrap_err();
+            assert!(matches!(error, Error::Gone { .. }), "{kind:?}: the second thread still takes frames: {error}");
+            assert!(gone(&mut second), "{kind:?}");
+            drop(second);
+            open(kind, &settings, &group).unwrap();
+        });
+    }
 }
 
 #[test]
