@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -83,14 +83,21 @@ fn open_all(kind: EngineKind, settings: &Settings) -> Vec<Box<dyn Engine>> {
     (0..settings.threads).map(|_| open(kind, settings, &group).unwrap()).collect()
 }
 
+/// What a test and its taking threads tell each other.
+#[derive(Default)]
+struct Signals {
+    stop: AtomicBool,
+    taken: AtomicU64,
+}
+
 /// Takes until the engine ends: how often each sequence number came, and the engine's counts.
-fn take_all(mut engine: Box<dyn Engine>, stop: &AtomicBool) -> (HashMap<u32, u32>, Losses) {
+fn take_all(mut engine: Box<dyn Engine>, signals: &Signals) -> (HashMap<u32, u32>, Losses) {
     let mut seen = HashMap::new();
     let mut bytes = Bytes::default();
     let mut refused = false;
     let (mut last_ns, mut complete_ns) = (0, 0);
     loop {
-        if stop.load(Ordering::Acquire) && !refused {
+        if signals.stop.load(Ordering::Acquire) && !refused {
             engine.refuse_more().unwrap();
             refused = true;
         }
@@ -100,6 +107,7 @@ fn take_all(mut engine: Box<dyn Engine>, stop: &AtomicBool) -> (HashMap<u32, u32
                 assert_eq!(frame.bytes.len() as u32, frame.orig_len);
                 assert!(frame.time_ns >= complete_ns, "a frame came after its time was called complete");
                 last_ns = frame.time_ns;
+                signals.taken.fetch_add(1, Ordering::AcqRel);
                 *seen.entry(sequence_of(frame.bytes)).or_insert(0) += 1;
             }),
             Taken::Quiet { complete_until_ns } => complete_ns = complete_until_ns,
@@ -112,13 +120,13 @@ fn take_all(mut engine: Box<dyn Engine>, stop: &AtomicBool) -> (HashMap<u32, u32
 fn send_and_take(kind: EngineKind, threads: usize, frames: u32, payload: usize) -> Vec<(HashMap<u32, u32>, Losses)> {
     let pair = Pair::new();
     let settings = settings(threads, 32 << 20);
-    let stop = Arc::new(AtomicBool::new(false));
+    let signals = Arc::new(Signals::default());
     let engines = pair.tap.run(|| open_all(kind, &settings));
     let takers: Vec<_> = engines
         .into_iter()
         .map(|engine| {
-            let stop = Arc::clone(&stop);
-            pair.tap.spawn(move || take_all(engine, &stop))
+            let signals = Arc::clone(&signals);
+            pair.tap.spawn(move || take_all(engine, &signals))
         })
         .collect();
     let sender = pair.sender();
@@ -126,10 +134,19 @@ fn send_and_take(kind: EngineKind, threads: usize, frames: u32, payload: usize) 
         let port = if sequence % 2 == 0 { GENEVE } else { VXLAN };
         sender.send(&udp(40_000 + (sequence % 50) as u16, port, 0x4000, sequence, payload));
     }
-    // Everything sent is in the rings by now: a veth pair delivers before send returns, or a moment after.
-    thread::sleep(Duration::from_millis(100));
-    stop.store(true, Ordering::Release);
+    wait_until(Duration::from_secs(5), || signals.taken.load(Ordering::Acquire) >= u64::from(frames));
+    // Doubles would come after.
+    thread::sleep(Duration::from_millis(50));
+    signals.stop.store(true, Ordering::Release);
     takers.into_iter().map(|taker| taker.join().unwrap()).collect()
+}
+
+/// Waits for what a busy machine may take a while for; the assertions behind it tell when it did not come.
+fn wait_until(at_most: Duration, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + at_most;
+    while !done() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn assert_each_once(taken: &[(HashMap<u32, u32>, Losses)], frames: u32) {
@@ -183,16 +200,18 @@ fn nothing_foreign_nothing_twice_and_nothing_missing_while_the_threads_begin() {
     for kind in [EngineKind::Ring, EngineKind::Libpcap].into_iter().cycle().take(6) {
         let pair = Pair::new();
         let settings = settings(2, 64 << 20);
-        let stop = Arc::new(AtomicBool::new(false));
+        let signals = Arc::new(Signals::default());
+        let sent = Arc::new(AtomicU32::new(0));
         let sender = pair.sender();
         let sending = {
-            let stop = Arc::clone(&stop);
+            let (signals, sent) = (Arc::clone(&signals), Arc::clone(&sent));
             // As fast as it goes: the moments in question are microseconds.
             thread::spawn(move || {
                 for sequence in 0.. {
-                    if stop.load(Ordering::Acquire) {
+                    if signals.stop.load(Ordering::Acquire) {
                         break;
                     }
+                    sent.store(sequence, Ordering::Release);
                     sender.send(&udp(40_000 + (sequence % 50) as u16, GENEVE, 0, sequence, 100));
                     sender.send(&udp(40_000, 53, 0, sequence | FOREIGN, 100));
                 }
@@ -202,12 +221,13 @@ fn nothing_foreign_nothing_twice_and_nothing_missing_while_the_threads_begin() {
         let takers: Vec<_> = engines
             .into_iter()
             .map(|engine| {
-                let stop = Arc::clone(&stop);
-                pair.tap.spawn(move || take_all(engine, &stop).0)
+                let signals = Arc::clone(&signals);
+                pair.tap.spawn(move || take_all(engine, &signals).0)
             })
             .collect();
-        thread::sleep(Duration::from_millis(100));
-        stop.store(true, Ordering::Release);
+        let open = sent.load(Ordering::Acquire);
+        wait_until(Duration::from_secs(10), || sent.load(Ordering::Acquire) > open + 5_000);
+        signals.stop.store(true, Ordering::Release);
         sending.join().unwrap();
         let taken: Vec<HashMap<u32, u32>> = takers.into_iter().map(|taker| taker.join().unwrap()).collect();
         // One member begins a moment before the other and stops a moment before it.
@@ -283,13 +303,13 @@ fn a_frame_comes_byte_for_byte_also_from_a_block_that_was_open_when_capture_ende
 fn what_a_full_ring_dropped_is_counted() {
     for kind in [EngineKind::Ring, EngineKind::Libpcap] {
         let pair = Pair::new();
-        let engine = pair.tap.run(|| open_all(kind, &settings(1, RING_BYTES_MIN))).remove(0);
+        let mut engine = pair.tap.run(|| open_all(kind, &settings(1, RING_BYTES_MIN))).remove(0);
         let sender = pair.sender();
         for sequence in 0..20_000 {
             sender.send(&udp(1, GENEVE, 0, sequence, 500));
         }
-        thread::sleep(Duration::from_millis(100));
-        let (seen, losses) = take_all(engine, &AtomicBool::new(true));
+        wait_until(Duration::from_secs(5), || engine.losses().unwrap().packets >= 20_000);
+        let (seen, losses) = take_all(engine, &Signals { stop: AtomicBool::new(true), ..Signals::default() });
         assert_eq!(losses.packets, 20_000, "{kind:?}");
         assert!(losses.drops > 10_000, "{kind:?}: {losses:?}");
         assert_eq!(losses.packets - losses.drops, seen.len() as u64, "{kind:?}: {losses:?}");
@@ -340,13 +360,13 @@ fn a_block_in_our_hands_is_neither_filled_nor_given_again() {
 
     // Ten times what the ring holds.
     let (seen, losses) = pair.tap.run(move || {
-        let stop = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&stop);
+        let signals = Arc::new(Signals::default());
+        let until = Arc::clone(&signals);
         let taker = thread::spawn(move || take_all(engine, &until));
         for sequence in 0..5_000 {
             sender.send(&udp(1, GENEVE, 0, sequence, 500));
         }
-        stop.store(true, Ordering::Release);
+        signals.stop.store(true, Ordering::Release);
         taker.join().unwrap()
     });
     let mut frames = Vec::new();
