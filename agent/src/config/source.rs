@@ -139,7 +139,10 @@ impl Reader {
                 return rule.unset();
             }
             (None, Fallback::Required { .. }) => {
-                self.wrong.push(Wrong::Missing { key: key.name, variable: key.variable(), allowed: rule.allowed() });
+                // In a file that cannot be read it may well stand.
+                if !self.wrong.iter().any(|wrong| matches!(wrong, Wrong::File { .. })) {
+                    self.wrong.push(Wrong::Missing { key: key.name, variable: key.variable(), allowed: rule.allowed() });
+                }
                 return None;
             }
         };
@@ -204,7 +207,7 @@ fn raw(kind: ValueKind) -> Raw {
         ValueKind::I64(n) => Raw::Integer(n),
         ValueKind::String(text) => Raw::Text(text),
         ValueKind::Array(items) => Raw::List(items.into_iter().map(|item| raw(item.kind)).collect()),
-        ValueKind::Float(n) => Raw::Other(format!("the fraction {n}")),
+        ValueKind::Float(n) => Raw::Other(n.to_string()),
         ValueKind::Table(_) => Raw::Other("a table".into()),
         other => Raw::Other(other.to_string()),
     }
