@@ -132,6 +132,7 @@ impl From<run::Error> for Failure {
     fn from(error: run::Error) -> Self {
         match error {
             run::Error::Spool(error) => error.into(),
+            other => Self::of(other),
         }
     }
 }

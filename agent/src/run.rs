@@ -1,20 +1,320 @@
-//! Stub.
+//! Ties the stages together: the one file that knows all of them.
+//! In: the settings. Out: a running agent, until a signal, the end of a replayed file, or an error that no retry cures.
+//! Never: a rule of any stage; whoever looks for one looks there.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{self, JoinHandle};
+
+use crate::capture::keeper::Keeper;
+use crate::capture::ring::{Group, Ring};
+use crate::capture::worker::{Judge, Opener, Shared, Worker};
+use crate::capture::{self, Batch, EngineKind, Event, file, interface, libpcap};
 use crate::config::Settings;
+use crate::host::clock::{Clock, SystemClock};
+use crate::host::{imds, nic, systemd};
+use crate::observe::counters::Counters;
+use crate::observe::health;
+use crate::record::key::Names;
+use crate::record::recorder::{Meter, Recorder};
+use crate::spool::{self, Folder, journal, salvage, writer};
+use crate::upload;
 
-/// Stub.
+/// Batches that may be under way between one capture thread and the recorder: as many as a ring of 256 MiB has blocks.
+const BATCHES_PER_THREAD: usize = 256;
+
+/// How long a stopping agent insists on a disk that refuses.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Threads of the uploading half: checksums in one, the network in the other.
+const UPLOAD_THREADS: usize = 2;
+
+/// Why an agent ended.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {
     /// The spool cannot be used.
-    #[error("{0}")]
-    Spool(#[from] crate::spool::Error),
+    #[error(transparent)]
+    Spool(#[from] spool::Error),
+    /// Capture cannot begin, or died.
+    #[error(transparent)]
+    Capture(#[from] capture::Error),
+    /// Nobody says which instance this is.
+    #[error(transparent)]
+    Instance(#[from] imds::Error),
+    /// The address of the health check cannot be had.
+    #[error("cannot listen on {listen} for health checks: {cause}; set health.listen to a free address")]
+    Listen {
+        /// Which.
+        listen: SocketAddr,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// A thread or the runtime cannot be started.
+    #[error("cannot start {what}: {cause}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// The recorder panicked: a defect.
+    #[error("the recorder died; this is a defect, please report the log lines before this one")]
+    Recorder,
+    /// A replayed file's segments did not all reach S3.
+    #[error("{0} segments are still in the spool; `tapfleetd spool upload` sends them")]
+    Unsent(usize),
 }
 
-/// Stub.
+/// Runs the agent.
 ///
 /// # Errors
-/// Stub.
+/// When it cannot begin, or capture died.
 pub fn run(settings: Settings) -> Result<(), Error> {
-    crate::spool::Folder::open(&settings.spool)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(UPLOAD_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|cause| Error::Start { what: "the runtime", cause })?;
+    let result = runtime.block_on(agent(settings));
+    // A call that hangs (a sync on a dead disk) does not hold the end of the process up.
+    runtime.shutdown_timeout(STOP_PATIENCE);
+    result
+}
+
+async fn agent(mut settings: Settings) -> Result<(), Error> {
+    let folder = Folder::open(&settings.spool)?;
+    know_instance(&mut settings).await?;
+    let replay = settings.capture.engine == EngineKind::File;
+    let threads = if replay { 1 } else { settings.capture.threads };
+    let counters = Arc::new(Counters::new(threads));
+    let shared = Arc::new(Shared {
+        stop: AtomicBool::new(false),
+        complete_until_ns: (0..threads).map(|_| AtomicU64::new(0)).collect(),
+        counters: counters.clone(),
+    });
+
+    let names = names(&folder, &settings)?;
+    let unfinished = folder.segments()?;
+    let health = serve_health(&settings, counters.clone(), replay).await?;
+    let (writer, spool_threads) = writer::start(&folder, &settings.spool, counters.clone())?;
+    let (mut ended, _keeper) = start_capture(&settings, shared.clone(), writer, names)?;
+    systemd::ready();
+    tracing::info!(instance = settings.record.instance, interface = settings.capture.interface, threads, "capturing");
+
+    let (stop_uploads, stopping) = watch::channel(false);
+    let store = Arc::new(upload::S3::new(settings.upload.clone()));
+    let uploads = tokio::spawn({
+        let (settings, folder, counters, store) = (settings.upload.clone(), folder.clone(), counters.clone(), store.clone());
+        async move {
+            finish_earlier(folder.clone(), unfinished).await;
+            upload::run(settings, folder, counters, store, stopping).await;
+        }
+    });
+
+    let errors = tokio::select! {
+        errors = &mut ended => errors,
+        () = told_to_stop() => {
+            systemd::stopping();
+            shared.stop.store(true, Ordering::Release);
+            ended.await
+        }
+    };
+    let errors = errors.map_err(|_| Error::Recorder)?;
+    finish_spool(spool_threads).await;
+    // The receiver is gone when the uploader has died, and then there is nothing to stop.
+    let _ = stop_uploads.send(true);
+    join(uploads, "the uploader").await;
+    health.abort();
+    if let Some(error) = errors.into_iter().next() {
+        return Err(error.into());
+    }
+    if replay && !shared.stop.load(Ordering::Acquire) {
+        // A replayed file has an end, and so has its upload.
+        let left = send_spool(settings.upload, folder, counters, store).await;
+        return if left == 0 { Ok(()) } else { Err(Error::Unsent(left)) };
+    }
     Ok(())
+}
+
+/// Fills in what the settings left to the instance metadata.
+async fn know_instance(settings: &mut Settings) -> Result<(), Error> {
+    if settings.instance.id.is_none() {
+        let instance = imds::instance().await?;
+        settings.record.instance.clone_from(&instance.id);
+        settings.instance.region.get_or_insert(instance.region);
+        settings.instance.az.get_or_insert(instance.az);
+        settings.instance.id = Some(instance.id);
+    }
+    if settings.upload.region.is_none() {
+        settings.upload.region.clone_from(&settings.instance.region);
+    }
+    Ok(())
+}
+
+/// The names that the spool's segments bear, so that no new one gets the same.
+fn names(folder: &Folder, settings: &Settings) -> Result<Names, Error> {
+    let mut names = Names::new(&settings.upload.key_prefix, &settings.record.instance);
+    for path in folder.segments()?.iter().filter_map(|segment| segment.journal.as_ref()) {
+        // A damaged journal is told of by salvage and by the uploader.
+        if let Ok((state, _)) = journal::read(path) {
+            names.note(&state.open.key);
+        }
+    }
+    Ok(names)
+}
+
+/// Makes whole what earlier agents left, before the uploader looks at it.
+async fn finish_earlier(folder: Folder, unfinished: Vec<spool::Segment>) {
+    let done = task::spawn_blocking(move || salvage::salvage(&folder, &unfinished)).await;
+    match done {
+        Ok(0) => {}
+        Ok(segments) => tracing::info!(segments, "segments of an earlier agent are whole again"),
+        Err(error) => tracing::error!(%error, "salvage died; segments of an earlier agent wait for the next start"),
+    }
+}
+
+async fn finish_spool(threads: writer::Threads) {
+    let finished = task::spawn_blocking(move || threads.finish(STOP_PATIENCE)).await;
+    if let Err(error) = finished {
+        tracing::error!(%error, "the spool was not finished");
+    }
+}
+
+async fn serve_health(settings: &Settings, counters: Arc<Counters>, replay: bool) -> Result<JoinHandle<()>, Error> {
+    let listen = settings.health.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|cause| Error::Listen { listen, cause })?;
+    let facts = health::Facts { instance: settings.record.instance.clone(), since: SystemClock.now(), live: !replay };
+    Ok(tokio::spawn(async move {
+        if let Err(error) = health::serve(listener, counters, facts, std::future::pending()).await {
+            tracing::error!(%error, "health checks are no longer answered");
+        }
+    }))
+}
+
+/// Starts the capture threads and the recorder. Gives what they ended with, once they have, and what keeps the ports.
+fn start_capture(
+    settings: &Settings,
+    shared: Arc<Shared>,
+    writer: writer::Writer,
+    names: Names,
+) -> Result<(oneshot::Receiver<Vec<capture::Error>>, Option<Keeper>), Error> {
+    let threads = shared.complete_until_ns.len();
+    let live = settings.capture.engine != EngineKind::File;
+    let interface = if live { interface::resolve(&settings.capture.interface)? } else { String::new() };
+    let keeper = live.then(|| Keeper::open(&settings.capture.rules));
+    let group = Group::new(&settings.capture)?;
+    let (events, from_threads) = sync_channel(threads * BATCHES_PER_THREAD);
+    let mut give_back = Vec::new();
+    // All are open before any runs: an error is then seen before the agent says that it is ready.
+    let mut workers = Vec::new();
+    for thread in 0..threads {
+        let mut open = opener(settings.capture.clone(), interface.clone(), group.clone());
+        let engine = open()?;
+        let filter = settings.capture.filter.as_deref().map(libpcap::compile).transpose()?;
+        let (back, spent): (SyncSender<Batch>, Receiver<Batch>) = sync_channel(BATCHES_PER_THREAD);
+        give_back.push(back);
+        let judge = Judge::new(&settings.capture, filter);
+        workers.push((engine, Worker::new(thread, open, judge, shared.clone(), SystemClock, events.clone(), spent)));
+    }
+    drop(events);
+    let meter = meter(live.then_some(interface));
+    let recorder = Recorder::new(settings.record.clone(), writer, SystemClock, shared, meter, names);
+    for (engine, worker) in workers {
+        spawn("capture", move || worker.run(engine))?;
+    }
+    let (tell, ended) = oneshot::channel();
+    spawn("record", move || record(recorder, &from_threads, &give_back, tell))?;
+    Ok((ended, keeper))
+}
+
+fn record(
+    recorder: Recorder<writer::Writer, SystemClock>,
+    events: &Receiver<Event>,
+    give_back: &[SyncSender<Batch>],
+    tell: oneshot::Sender<Vec<capture::Error>>,
+) {
+    let errors = recorder.run(events, give_back);
+    // Nobody waits any more when the process is ending.
+    let _ = tell.send(errors);
+}
+
+fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    thread::Builder::new().name(name.into()).spawn(body).map(|_| ()).map_err(|cause| Error::Start { what: "a thread", cause })
+}
+
+/// How one thread opens its engine, the first time and after its interface came back.
+fn opener(settings: capture::Settings, interface: String, group: Arc<Group>) -> Opener {
+    Box::new(move || {
+        Ok(match settings.engine {
+            EngineKind::Ring => Box::new(Ring::open(&settings, &interface, &group)?),
+            EngineKind::Libpcap => Box::new(libpcap::Libpcap::open(&settings, &interface, &group)?),
+            EngineKind::File => Box::new(file::FileEngine::open(settings.files.clone())?),
+        })
+    })
+}
+
+/// Reads the interface's loss counters; a file has none.
+fn meter(interface: Option<String>) -> Meter {
+    let mut told = false;
+    Box::new(move || match &interface {
+        None => nic::LossCounters::default(),
+        Some(name) => nic::losses(name).unwrap_or_else(|error| {
+            // While the interface is away there is nothing to read; its gap stands in the manifest.
+            if !told {
+                tracing::warn!(%error, "the interface's loss counters cannot be read");
+                told = true;
+            }
+            nic::LossCounters::default()
+        }),
+    })
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn told_to_stop() {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    match (terminate, interrupt) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("told to stop by SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("told to stop by SIGINT"),
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "signals cannot be heard; the agent stops only when it is killed");
+            std::future::pending().await
+        }
+    }
+}
+
+async fn join(task: JoinHandle<()>, what: &str) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, "{what} died");
+    }
+}
+
+/// Sends what the folder holds, also what an earlier agent left unfinished, until nothing is left that can be sent, or a
+/// signal. Gives how many segments are left.
+pub async fn send_spool(settings: upload::Settings, folder: Folder, counters: Arc<Counters>, store: Arc<upload::S3>) -> usize {
+    match folder.segments() {
+        Ok(unfinished) => finish_earlier(folder.clone(), unfinished).await,
+        Err(error) => tracing::error!(%error, "what an earlier agent left is not looked at"),
+    }
+    let (stop, stopping) = watch::channel(false);
+    let stopper = tokio::spawn(async move {
+        told_to_stop().await;
+        // The sender lives until the work is done: its end would be an order to stop.
+        let _ = stop.send(true);
+        std::future::pending::<()>().await;
+    });
+    let left = upload::drain(settings, folder, counters, store, stopping).await;
+    stopper.abort();
+    left
 }

@@ -3,7 +3,7 @@
 //!
 //! LocalStack listens on every address, whatever it is told. Without a namespace that is a free port of this host, reached on
 //! loopback; tests that must not be reachable from outside give it a namespace of their own.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -81,6 +81,7 @@ impl LocalStack {
         let child = child.unwrap_or_else(|cause| panic!("cannot start '{command:?}': {cause}"));
         let mut localstack = Self { child, netns: netns.map(Into::into), python, port, dir };
         localstack.wait();
+        println!("S3 engine: LocalStack {}", version());
         localstack
     }
 
@@ -185,6 +186,12 @@ fn install() -> PathBuf {
         script.display()
     );
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
+/// The version that is installed; `tests/run.sh` shows it.
+fn version() -> &'static str {
+    let pins = include_str!("../setup/localstack-requirements.txt").lines();
+    pins.filter_map(|pin| pin.strip_prefix("localstack-core==")).next().unwrap_or("of an unknown version")
 }
 
 fn in_netns(netns: Option<&str>, program: &str) -> Command {

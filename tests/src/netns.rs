@@ -202,7 +202,11 @@ impl Sender {
     }
 }
 
-fn ip(args: &[&str]) {
+/// Runs `ip`.
+///
+/// # Panics
+/// When it fails; says what was tried.
+pub fn ip(args: &[&str]) {
     let output =
         Command::new("ip").args(args).output().unwrap_or_else(|cause| panic!("cannot run `ip`: {cause}; this test needs iproute2"));
     assert!(

@@ -113,12 +113,7 @@ fn mirrored(n: u32) -> Packet {
 
 /// The same through every tunnel that reaches an agent.
 fn tunnelled(n: u32) -> Packet {
-    let v6 = Aws {
-        mirrored: [0xfd00, 0, 0, 0, 0, 0, 0, 5].into(),
-        target: [0xfd00, 0, 0, 0, 0, 0, 0, 6].into(),
-        vni: n,
-        ..Aws::default()
-    };
+    let v6 = Aws { mirrored: [0xfd00, 0, 0, 0, 0, 0, 0, 5].into(), target: [0xfd00, 0, 0, 0, 0, 0, 0, 6].into(), vni: n, ..Aws::default() };
     let v4 = Aws { vni: n, endpoint: u64::from(n), ..Aws::default() };
     let outer = || Ethernet::default() / Ipv4::new([10, 0, 1, 10], [10, 0, 1, 20]) / Udp::unchecked(60_001, 6081);
     match n % 6 {
@@ -141,7 +136,8 @@ fn tshark_and_tapfleet_see_the_same_inner_frames_in_every_tunnel() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("built.pcap");
     let frames: Vec<Vec<u8>> = (0..600).map(|n| tunnelled(n).build()).collect();
-    fs::write(&path, pcap::file(frames.iter().enumerate().map(|(n, frame)| (1_700_000_000_000_000_000 + n as u64, frame.as_slice())))).unwrap();
+    fs::write(&path, pcap::file(frames.iter().enumerate().map(|(n, frame)| (1_700_000_000_000_000_000 + n as u64, frame.as_slice()))))
+        .unwrap();
     assert_eq!(compare(&path, &[]), 600);
 }
 

@@ -10,10 +10,9 @@ use serde::Serialize;
 use tapfleet::config::Settings;
 use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::Kind;
+use tapfleet::run;
 use tapfleet::spool::{self, Folder, Segment, folder, journal};
-use tapfleet::upload::{self, S3};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tapfleet::upload::S3;
 
 use super::{Failure, harmless, print};
 
@@ -120,26 +119,8 @@ pub fn upload(settings: Settings) -> Result<(), Failure> {
     let folder = Folder::open(&settings.spool)?;
     let counters = Arc::new(Counters::new(0));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::of)?;
-    let left = runtime.block_on(send(settings.upload, folder, Arc::clone(&counters)))?;
+    let store = Arc::new(S3::new(settings.upload.clone()));
+    let left = runtime.block_on(run::send_spool(settings.upload, folder, Arc::clone(&counters), store));
     print(&format!("{} captures sent and confirmed, {left} left\n", counters.segments_verified.get()))?;
     if left == 0 { Ok(()) } else { Err(Failure::Failed(format!("{left} segments are left in '{}': see the log", dir.display()))) }
-}
-
-async fn send(settings: upload::Settings, folder: Folder, counters: Arc<Counters>) -> Result<usize, Failure> {
-    let (stop, stopped) = watch::channel(false);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::of)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::of)?;
-    let signals = tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        let _ = stop.send(true);
-        // Keeps the sender until the work is done.
-        std::future::pending::<()>().await;
-    });
-    let store = Arc::new(S3::new(settings.clone()));
-    let left = upload::drain(settings, folder, counters, store, stopped).await;
-    signals.abort();
-    Ok(left)
 }

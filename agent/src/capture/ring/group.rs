@@ -112,7 +112,7 @@ impl Membership {
     /// Begins without those who have not come in time.
     pub fn arm_if_late(&self) -> Result<(), Error> {
         let mut state = self.group.state();
-        if state.armed || !state.first_joined.is_some_and(|first| first.elapsed() >= ARM_AFTER) {
+        if state.armed || state.first_joined.is_none_or(|first| first.elapsed() < ARM_AFTER) {
             return Ok(());
         }
         tracing::warn!(interface = self.interface, members = state.members, of = self.group.size, "capturing with fewer threads than set");

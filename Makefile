@@ -1,0 +1,43 @@
+# Every target does its own set-up, says what it installs, and is quick when nothing is missing.
+# CARGO_TARGET_DIR and TAPFLEET_CACHE (default .cache: tools, LocalStack) are honoured, so that several clones can share them.
+
+export TAPFLEET_CACHE := $(abspath $(or $(TAPFLEET_CACHE),.cache))
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+TOOLS := PATH="$(TAPFLEET_CACHE)/tools/bin:$$PATH"
+
+.PHONY: help demo test test-quick lint fuzz clean
+
+help:        ## this list
+	@sed -n 's/^\([a-z-]*\): .*## /  make \1: /p' Makefile
+
+demo: system localstack  ## the main job without AWS: packets in, objects out, shown step by step
+	cargo build --quiet --workspace
+	$(CARGO_TARGET_DIR)/debug/demo
+
+test: system localstack  ## every suite; a table and the sums at the end
+	tests/run.sh all
+
+test-quick: system  ## the suites that need neither root nor S3, in under three minutes
+	tests/run.sh quick
+
+lint: system tools  ## format, clippy, licences and bans of dependencies, scripts
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(TOOLS) cargo deny --log-level error check bans licenses sources
+	@$(TOOLS) tests/advisories.sh
+	shellcheck .ci/run tests/*.sh tests/setup/*.sh
+
+fuzz: system tools  ## any bytes into the decoder, for a minute
+	$(TOOLS) RUSTC_BOOTSTRAP=1 cargo fuzz run decap -- -max_total_time=60
+
+clean:       ## compiled code, tools and caches
+	cargo clean
+	rm -rf .cache
+
+.PHONY: system tools localstack
+system:
+	@tests/setup/system.sh
+tools: system
+	@tests/setup/tools.sh
+localstack: system
+	@tests/setup/localstack.sh

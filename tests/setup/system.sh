@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Installs the system packages that building, testing and the demo use, on Debian and Ubuntu. Quick and silent when nothing is missing.
+set -euo pipefail
+
+# package | how to see that it is there
+needs='
+build-essential | command -v cc && command -v c++
+libpcap-dev     | ls /usr/include/pcap/pcap.h
+python3         | command -v python3
+python3-venv    | python3 -c "import venv, ensurepip"
+iproute2        | command -v ip
+iputils-ping    | command -v ping
+curl            | command -v curl
+tcpdump         | command -v tcpdump
+tshark          | command -v tshark && command -v capinfos && command -v editcap
+shellcheck      | command -v shellcheck
+'
+
+# Plain users often lack the folder of `ip` and `tcpdump`.
+PATH="$PATH:/usr/sbin:/sbin"
+
+# Prints the packages of `needs` whose sign is not seen.
+missing() {
+  local package sign
+  while IFS='|' read -r package sign; do
+    package=${package// /}
+    [ -z "$package" ] || bash -c "$sign" >/dev/null 2>&1 || echo "$package"
+  done <<<"$needs"
+}
+
+mapfile -t want < <(missing)
+[ ${#want[@]} -eq 0 ] && exit 0
+
+echo "setup: installing system packages: ${want[*]}"
+if ! command -v apt-get >/dev/null; then
+  echo "setup: no apt-get here; install by hand what these Debian packages hold: ${want[*]}" >&2
+  exit 1
+fi
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    echo "setup: not root, and no sudo; have an administrator run: apt-get install ${want[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+apt() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 "$@" </dev/null >"$log" 2>&1 || {
+    tail -n 20 "$log" >&2
+    echo "setup: 'apt-get $*' failed" >&2
+    return 1
+  }
+}
+apt update || echo "setup: trying with the package lists that are here" >&2
+# One after the other when together they fail, so that what cannot be had is named and the rest is there.
+if ! apt install -y --no-install-recommends "${want[@]}"; then
+  for package in "${want[@]}"; do
+    apt install -y --no-install-recommends "$package" || true
+  done
+fi
+
+mapfile -t still < <(missing)
+if [ ${#still[@]} -gt 0 ]; then
+  echo "setup: could not be had: ${still[*]}" >&2
+  exit 1
+fi

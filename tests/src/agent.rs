@@ -1,0 +1,281 @@
+//! A running `tapfleetd`: settings of its own, asked over HTTP, ended by signal.
+//! In: settings and a place. Out: what it counts, what it says. Never: outlives the value.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::localstack;
+
+/// The bucket of the agents under test.
+pub const BUCKET: &str = "captures";
+/// The instance they say they are.
+pub const INSTANCE: &str = "i-0123456789abcdef0";
+/// Where they answer, unless told otherwise: in a network namespace the port is free.
+const LISTEN: &str = "127.0.0.1:8080";
+
+/// Settings by section and key, as the configuration file has them.
+#[derive(Clone, Debug)]
+pub struct Settings(BTreeMap<String, BTreeMap<String, Value>>);
+
+impl Settings {
+    /// What every agent under test needs: where S3 is, where its spool is, who it is.
+    #[must_use]
+    pub fn new(s3_endpoint: &str, spool: &Path) -> Self {
+        Self(BTreeMap::new())
+            .set("s3.bucket", BUCKET)
+            .set("s3.endpoint_url", s3_endpoint)
+            .set("s3.region", localstack::REGION)
+            .set("spool.dir", spool.to_str().unwrap())
+            .set("spool.allow_root_device", true)
+            .set("health.listen", LISTEN)
+            .set("instance.id", INSTANCE)
+            .set("instance.region", localstack::REGION)
+            .set("instance.az", format!("{}a", localstack::REGION))
+    }
+
+    /// Sets `section.key`.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
+        let (section, key) = name.split_once('.').unwrap();
+        self.0.entry(section.into()).or_default().insert(key.into(), value.into());
+        self
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        let (section, key) = name.split_once('.')?;
+        self.0.get(section)?.get(key)
+    }
+
+    /// The configuration file. Strings, numbers, flags and lists are written alike in JSON and TOML.
+    #[must_use]
+    pub fn toml(&self) -> String {
+        let mut text = String::new();
+        for (section, keys) in &self.0 {
+            let _ = writeln!(text, "[{section}]");
+            for (key, value) in keys {
+                let _ = writeln!(text, "{key} = {value}");
+            }
+        }
+        text
+    }
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    netns: Option<String>,
+    listen: String,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Starts one in the network namespace of that name, or on this host. Configuration and log are written into `folder`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(netns: Option<&str>, settings: &Settings, folder: &Path) -> Self {
+        let config = folder.join("tapfleet.toml");
+        fs::write(&config, settings.toml()).unwrap();
+        let log = folder.join("agent.log");
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let daemon = program("tapfleetd");
+        let mut command = in_netns(netns, daemon.to_str().unwrap());
+        command
+            .args(["run", "--config"])
+            .arg(&config)
+            .env("AWS_ACCESS_KEY_ID", localstack::CREDENTIALS)
+            .env("AWS_SECRET_ACCESS_KEY", localstack::CREDENTIALS)
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("RUST_BACKTRACE", "1")
+            .env_remove("AWS_ENDPOINT_URL")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file);
+        let child = command.spawn().unwrap_or_else(|cause| panic!("cannot start '{}': {cause}", daemon.display()));
+        let listen = settings.get("health.listen").and_then(Value::as_str).unwrap_or(LISTEN).to_owned();
+        Self { child, netns: netns.map(Into::into), listen, log }
+    }
+
+    /// Starts one and waits until it captures.
+    ///
+    /// # Panics
+    /// When it does not within ten seconds; shows its log.
+    #[must_use]
+    pub fn ready(netns: Option<&str>, settings: &Settings, folder: &Path) -> Self {
+        let mut agent = Self::start(netns, settings, folder);
+        agent.wait_for("it is healthy", Duration::from_secs(10), |agent| agent.get("/healthz").is_some());
+        agent
+    }
+
+    /// What it counts; `None` while it does not answer.
+    #[must_use]
+    pub fn counters(&self) -> Option<Counters> {
+        let status: Value = serde_json::from_str(&self.get("/status")?).ok()?;
+        Some(Counters(status.get("counters")?.clone()))
+    }
+
+    /// Waits until `done` says so of the counters, and gives them.
+    ///
+    /// # Panics
+    /// When it takes longer than `limit`, or the agent ends; shows the log.
+    pub fn wait_counters(&mut self, what: &str, limit: Duration, done: impl Fn(&Counters) -> bool) -> Counters {
+        let mut last = None;
+        let seen = self.wait_until(limit, |agent| {
+            last = agent.counters().or_else(|| last.take());
+            last.as_ref().is_some_and(&done)
+        });
+        match last {
+            Some(last) if seen => last,
+            last => panic!("waited {limit:?} until {what}; counters: {last:#?}\nits log:\n{}", self.log()),
+        }
+    }
+
+    /// Waits until `done` says so.
+    ///
+    /// # Panics
+    /// When it takes longer than `limit`, or the agent ends; shows the log.
+    pub fn wait_for(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&Self) -> bool) {
+        assert!(self.wait_until(limit, |agent| done(agent)), "waited {limit:?} until {what}; its log:\n{}", self.log());
+    }
+
+    fn wait_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let end = Instant::now() + limit;
+        loop {
+            if done(self) {
+                return true;
+            }
+            if self.child.try_wait().unwrap().is_some() || Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it as a service manager does, waits at most `limit`, and gives how it ended.
+    ///
+    /// # Panics
+    /// When it is still there after `limit`; shows the log.
+    pub fn stop(&mut self, limit: Duration) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended(limit)
+    }
+
+    /// Waits at most `limit` until it ends by itself, and gives how it did.
+    ///
+    /// # Panics
+    /// When it is still there after `limit`; shows the log.
+    pub fn ended(&mut self, limit: Duration) -> ExitStatus {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it had not ended after {limit:?}; its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends it as a crash does: it cannot finish anything.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        // `ip netns exec` becomes the program it starts: the pid is the agent's.
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let output = in_netns(self.netns.as_deref(), "curl")
+            .args(["--silent", "--fail", "--noproxy", "*", "--max-time", "2", &format!("http://{}{path}", self.listen)])
+            .output()
+            .unwrap_or_else(|cause| panic!("cannot run curl: {cause}; see tests/setup/system.sh"));
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            println!("the agent's log:\n{}", self.log());
+        }
+    }
+}
+
+/// What an agent counts, by the names of `/status`.
+#[derive(Clone, Debug)]
+pub struct Counters(pub Value);
+
+impl Counters {
+    /// One counter; 0 where it is not told.
+    #[must_use]
+    pub fn get(&self, name: &str) -> u64 {
+        self.0.get(name).and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// One reason of `drops` or `ignored`.
+    #[must_use]
+    pub fn reason(&self, group: &str, reason: &str) -> u64 {
+        self.0.get(group).and_then(|group| group.get(reason)).and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    /// All reasons of `drops` or `ignored` together.
+    #[must_use]
+    pub fn sum(&self, group: &str) -> u64 {
+        sum(&self.0, group)
+    }
+
+    /// Both sides of the accounting identity: what the kernel gave, and what became of it.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        let given = self.get("kernel_packets") - self.get("kernel_drops");
+        (given, self.get("frames_written") + self.sum("drops") + self.sum("ignored"))
+    }
+}
+
+/// The numbers of an object within `value`, together; 0 where there is none.
+#[must_use]
+pub fn sum(value: &Value, group: &str) -> u64 {
+    value.get(group).and_then(Value::as_object).map_or(0, |group| group.values().filter_map(Value::as_u64).sum())
+}
+
+/// A program of this workspace: it stands in the folder above the test programs' (`target/debug`).
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let found = this.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("'{name}' is not built: run 'cargo build --workspace' first"))
+}
+
+/// A program to be started in the namespace of that name, or on this host.
+#[must_use]
+pub fn in_netns(netns: Option<&str>, program: &str) -> Command {
+    let Some(netns) = netns else { return Command::new(program) };
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", netns, program]);
+    command
+}
