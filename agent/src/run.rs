@@ -220,7 +220,7 @@ fn start_capture(
     // All are open before any runs: an error is then seen before the agent says that it is ready.
     let mut workers = Vec::new();
     for thread in 0..threads {
-        let mut open = opener(settings.capture.clone(), interface.clone(), group.clone());
+        let mut open = opener(settings.capture.clone(), group.clone());
         let engine = open()?;
         let filter = settings.capture.filter.as_deref().map(libpcap::compile).transpose()?;
         let (back, spent): (SyncSender<Batch>, Receiver<Batch>) = sync_channel(BATCHES_PER_THREAD);
@@ -255,11 +255,13 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(),
 }
 
 /// How one thread opens its engine, the first time and after its interface came back.
-fn opener(settings: capture::Settings, interface: String, group: Arc<Group>) -> Opener {
+fn opener(settings: capture::Settings, group: Arc<Group>) -> Opener {
     Box::new(move || {
+        // The default route may lead elsewhere by now.
+        let interface = || interface::resolve(&settings.interface);
         Ok(match settings.engine {
-            EngineKind::Ring => Box::new(Ring::open(&settings, &interface, &group)?),
-            EngineKind::Libpcap => Box::new(libpcap::Libpcap::open(&settings, &interface, &group)?),
+            EngineKind::Ring => Box::new(Ring::open(&settings, &interface()?, &group)?),
+            EngineKind::Libpcap => Box::new(libpcap::Libpcap::open(&settings, &interface()?, &group)?),
             EngineKind::File => Box::new(file::FileEngine::open(settings.files.clone())?),
         })
     })

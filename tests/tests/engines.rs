@@ -430,7 +430,8 @@ impl Running {
         while !enough(self) {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Event::Batch(batch)) => self.frames += batch.items.len(),
-                Ok(Event::Gap(gap)) => {
+                Ok(Event::Gone { .. }) => {}
+                Ok(Event::Gap { gap, .. }) => {
                     assert!(gap.from_ns <= gap.to_ns);
                     self.gaps.push(gap.cause);
                 }

@@ -1,5 +1,5 @@
 //! Promises about settings: every error at once, each with key, value, place and what is allowed; nothing hostile does harm.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::expect_used)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
