@@ -410,9 +410,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_says_nothing_does_not_hold_the_stop_up() {
+    async fn a_client_that_says_half_a_word_does_not_hold_the_stop_up() {
         let (address, stop, serving) = start(Counters::new(1)).await;
-        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET /hea").await.unwrap();
         assert!(ask(address, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.contains("200 OK"));
         stop.send(()).unwrap();
         timeout(STOP_TIME + Duration::from_secs(2), serving).await.expect("stopped in time").unwrap().unwrap();
