@@ -103,9 +103,11 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
 
     let names = names(&folder, &settings)?;
     let unfinished = folder.segments()?;
-    let health = serve_health(&settings, counters.clone(), replay).await?;
+    let listener = listen(settings.health.listen).await?;
     let (writer, spool_threads) = writer::start(&folder, &settings.spool, counters.clone())?;
     let (mut ended, _keeper) = start_capture(&settings, shared.clone(), writer, names)?;
+    // Not before frames are taken: whoever asks is told the truth from the first answer on.
+    let health = serve_health(listener, &settings, counters.clone(), replay);
     systemd::ready();
     tracing::info!(instance = settings.record.instance, interface = settings.capture.interface, threads, "capturing");
 
@@ -188,15 +190,17 @@ async fn finish_spool(threads: writer::Threads) {
     }
 }
 
-async fn serve_health(settings: &Settings, counters: Arc<Counters>, replay: bool) -> Result<JoinHandle<()>, Error> {
-    let listen = settings.health.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|cause| Error::Listen { listen, cause })?;
+async fn listen(listen: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(listen).await.map_err(|cause| Error::Listen { listen, cause })
+}
+
+fn serve_health(listener: TcpListener, settings: &Settings, counters: Arc<Counters>, replay: bool) -> JoinHandle<()> {
     let facts = health::Facts { instance: settings.record.instance.clone(), since: SystemClock.now(), live: !replay };
-    Ok(tokio::spawn(async move {
+    tokio::spawn(async move {
         if let Err(error) = health::serve(listener, counters, facts, std::future::pending()).await {
             tracing::error!(%error, "health checks are no longer answered");
         }
-    }))
+    })
 }
 
 /// Starts the capture threads and the recorder. Gives what they ended with, once they have, and what keeps the ports.
@@ -216,7 +220,7 @@ fn start_capture(
     // All are open before any runs: an error is then seen before the agent says that it is ready.
     let mut workers = Vec::new();
     for thread in 0..threads {
-        let mut open = opener(settings.capture.clone(), interface.clone(), group.clone());
+        let mut open = opener(settings.capture.clone(), group.clone());
         let engine = open()?;
         let filter = settings.capture.filter.as_deref().map(libpcap::compile).transpose()?;
         let (back, spent): (SyncSender<Batch>, Receiver<Batch>) = sync_channel(BATCHES_PER_THREAD);
@@ -251,11 +255,13 @@ fn spawn(name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(),
 }
 
 /// How one thread opens its engine, the first time and after its interface came back.
-fn opener(settings: capture::Settings, interface: String, group: Arc<Group>) -> Opener {
+fn opener(settings: capture::Settings, group: Arc<Group>) -> Opener {
     Box::new(move || {
+        // The default route may lead elsewhere by now.
+        let interface = || interface::resolve(&settings.interface);
         Ok(match settings.engine {
-            EngineKind::Ring => Box::new(Ring::open(&settings, &interface, &group)?),
-            EngineKind::Libpcap => Box::new(libpcap::Libpcap::open(&settings, &interface, &group)?),
+            EngineKind::Ring => Box::new(Ring::open(&settings, &interface()?, &group)?),
+            EngineKind::Libpcap => Box::new(libpcap::Libpcap::open(&settings, &interface()?, &group)?),
             EngineKind::File => Box::new(file::FileEngine::open(settings.files.clone())?),
         })
     })

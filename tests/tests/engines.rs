@@ -1,12 +1,11 @@
 //! The three engines on a real kernel: what is sent is taken, once, and what is lost is counted.
-//! Needs: root.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
 
 use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -84,14 +83,21 @@ fn open_all(kind: EngineKind, settings: &Settings) -> Vec<Box<dyn Engine>> {
     (0..settings.threads).map(|_| open(kind, settings, &group).unwrap()).collect()
 }
 
+/// What a test and its taking threads tell each other.
+#[derive(Default)]
+struct Signals {
+    stop: AtomicBool,
+    taken: AtomicU64,
+}
+
 /// Takes until the engine ends: how often each sequence number came, and the engine's counts.
-fn take_all(mut engine: Box<dyn Engine>, stop: &AtomicBool) -> (HashMap<u32, u32>, Losses) {
+fn take_all(mut engine: Box<dyn Engine>, signals: &Signals) -> (HashMap<u32, u32>, Losses) {
     let mut seen = HashMap::new();
     let mut bytes = Bytes::default();
     let mut refused = false;
-    let mut last_ns = 0;
+    let (mut last_ns, mut complete_ns) = (0, 0);
     loop {
-        if stop.load(Ordering::Acquire) && !refused {
+        if signals.stop.load(Ordering::Acquire) && !refused {
             engine.refuse_more().unwrap();
             refused = true;
         }
@@ -99,10 +105,12 @@ fn take_all(mut engine: Box<dyn Engine>, stop: &AtomicBool) -> (HashMap<u32, u32
             Taken::Frames => bytes.for_each_frame(|frame| {
                 assert!(frame.time_ns >= last_ns, "one sender's frames are out of order");
                 assert_eq!(frame.bytes.len() as u32, frame.orig_len);
+                assert!(frame.time_ns >= complete_ns, "a frame came after its time was called complete");
                 last_ns = frame.time_ns;
+                signals.taken.fetch_add(1, Ordering::AcqRel);
                 *seen.entry(sequence_of(frame.bytes)).or_insert(0) += 1;
             }),
-            Taken::Quiet { .. } => {}
+            Taken::Quiet { complete_until_ns } => complete_ns = complete_until_ns,
             Taken::End => return (seen, engine.losses().unwrap()),
         }
     }
@@ -112,13 +120,13 @@ fn take_all(mut engine: Box<dyn Engine>, stop: &AtomicBool) -> (HashMap<u32, u32
 fn send_and_take(kind: EngineKind, threads: usize, frames: u32, payload: usize) -> Vec<(HashMap<u32, u32>, Losses)> {
     let pair = Pair::new();
     let settings = settings(threads, 32 << 20);
-    let stop = Arc::new(AtomicBool::new(false));
+    let signals = Arc::new(Signals::default());
     let engines = pair.tap.run(|| open_all(kind, &settings));
     let takers: Vec<_> = engines
         .into_iter()
         .map(|engine| {
-            let stop = Arc::clone(&stop);
-            pair.tap.spawn(move || take_all(engine, &stop))
+            let signals = Arc::clone(&signals);
+            pair.tap.spawn(move || take_all(engine, &signals))
         })
         .collect();
     let sender = pair.sender();
@@ -126,10 +134,19 @@ fn send_and_take(kind: EngineKind, threads: usize, frames: u32, payload: usize) 
         let port = if sequence % 2 == 0 { GENEVE } else { VXLAN };
         sender.send(&udp(40_000 + (sequence % 50) as u16, port, 0x4000, sequence, payload));
     }
-    // Everything sent is in the rings by now: a veth pair delivers before send returns, or a moment after.
-    thread::sleep(Duration::from_millis(100));
-    stop.store(true, Ordering::Release);
+    wait_until(Duration::from_secs(5), || signals.taken.load(Ordering::Acquire) >= u64::from(frames));
+    // Doubles would come after.
+    thread::sleep(Duration::from_millis(50));
+    signals.stop.store(true, Ordering::Release);
     takers.into_iter().map(|taker| taker.join().unwrap()).collect()
+}
+
+/// Waits for what a busy machine may take a while for; the assertions behind it tell when it did not come.
+fn wait_until(at_most: Duration, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + at_most;
+    while !done() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn assert_each_once(taken: &[(HashMap<u32, u32>, Losses)], frames: u32) {
@@ -175,75 +192,90 @@ fn two_libpcap_threads_share_the_frames_and_none_comes_twice() {
     assert!(taken.iter().all(|(seen, _)| seen.len() > 2_000), "one thread took nearly everything");
 }
 
+/// Frames with at least this sequence number go to a port that is nobody's.
+const FOREIGN: u32 = 1 << 31;
+
 #[test]
-fn nothing_is_lost_or_doubled_while_the_threads_begin() {
-    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+fn nothing_foreign_nothing_twice_and_nothing_missing_while_the_threads_begin() {
+    for kind in [EngineKind::Ring, EngineKind::Libpcap].into_iter().cycle().take(6) {
         let pair = Pair::new();
-        let settings = settings(2, 8 << 20);
-        let stop = Arc::new(AtomicBool::new(false));
+        let settings = settings(2, 64 << 20);
+        let signals = Arc::new(Signals::default());
+        let sent = Arc::new(AtomicU32::new(0));
         let sender = pair.sender();
         let sending = {
-            let stop = Arc::clone(&stop);
+            let (signals, sent) = (Arc::clone(&signals), Arc::clone(&sent));
+            // As fast as it goes: the moments in question are microseconds.
             thread::spawn(move || {
-                let mut sequence = 0;
-                while !stop.load(Ordering::Acquire) {
+                for sequence in 0.. {
+                    if signals.stop.load(Ordering::Acquire) {
+                        break;
+                    }
+                    sent.store(sequence, Ordering::Release);
                     sender.send(&udp(40_000 + (sequence % 50) as u16, GENEVE, 0, sequence, 100));
-                    sequence += 1;
-                    thread::sleep(Duration::from_micros(200));
+                    sender.send(&udp(40_000, 53, 0, sequence | FOREIGN, 100));
                 }
-                sequence
             })
         };
         let engines = pair.tap.run(|| open_all(kind, &settings));
         let takers: Vec<_> = engines
             .into_iter()
             .map(|engine| {
-                let stop = Arc::clone(&stop);
-                pair.tap.spawn(move || take_all(engine, &stop))
+                let signals = Arc::clone(&signals);
+                pair.tap.spawn(move || take_all(engine, &signals).0)
             })
             .collect();
-        thread::sleep(Duration::from_millis(200));
-        // The last frames may be sent after the engines were told to stop, so only the beginning is looked at.
-        stop.store(true, Ordering::Release);
+        let open = sent.load(Ordering::Acquire);
+        wait_until(Duration::from_secs(10), || sent.load(Ordering::Acquire) > open + 5_000);
+        signals.stop.store(true, Ordering::Release);
         sending.join().unwrap();
+        let taken: Vec<HashMap<u32, u32>> = takers.into_iter().map(|taker| taker.join().unwrap()).collect();
+        // One member begins a moment before the other and stops a moment before it.
+        let begun = taken.iter().map(|seen| *seen.keys().min().expect("a thread took nothing")).max().unwrap();
+        let until = taken.iter().map(|seen| *seen.keys().filter(|n| **n < FOREIGN).max().unwrap()).min().unwrap();
         let mut all = HashMap::new();
-        for taker in takers {
-            for (sequence, times) in taker.join().unwrap().0 {
-                *all.entry(sequence).or_insert(0) += times;
-            }
+        for (sequence, times) in taken.into_iter().flatten() {
+            *all.entry(sequence).or_insert(0) += times;
         }
-        let first = *all.keys().min().expect("no frame was taken at all");
-        let until = first + (all.len() as u32 * 9 / 10);
-        // Arming takes one system call for each member: what comes between them reaches those that are armed only.
-        let missing = (first + 5..until).filter(|sequence| !all.contains_key(sequence)).count();
-        assert_eq!((missing, all.values().filter(|times| **times != 1).count()), (0, 0), "missing, doubled with {kind:?}");
+        let missing = (begun..until).filter(|sequence| !all.contains_key(sequence)).count();
+        let doubled = all.values().filter(|times| **times != 1).count();
+        let foreign = all.keys().filter(|sequence| **sequence >= FOREIGN).count();
+        assert_eq!((missing, doubled, foreign), (0, 0, 0), "missing, doubled, foreign of {} with {kind:?}", all.len());
+        assert!(until > begun + 1000, "only {} frames were sent", until - begun);
     }
 }
 
-/// Sends what `send` sends and gives the frames that one engine took within half a second.
-fn taken_of(kind: EngineKind, send: impl FnOnce(&Pair)) -> Vec<Vec<u8>> {
+/// Sends what `send` sends, stops the engines as soon as the kernel accepted `expected` frames, and gives what they took.
+fn taken_of(kind: EngineKind, threads: usize, expected: u64, send: impl FnOnce(&Pair)) -> Vec<Vec<u8>> {
     let pair = Pair::new();
-    let mut engine = pair.tap.run(|| open_all(kind, &settings(1, 4 << 20))).remove(0);
+    let mut engines = pair.tap.run(|| open_all(kind, &settings(threads, 4 << 20)));
     send(&pair);
-    let mut bytes = Bytes::default();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while engines.iter_mut().map(|engine| engine.losses().unwrap().packets).sum::<u64>() < expected && Instant::now() < deadline {}
     let mut frames = Vec::new();
-    thread::sleep(Duration::from_millis(20));
-    engine.refuse_more().unwrap();
-    loop {
-        match engine.take(&mut bytes, WAIT).unwrap() {
-            Taken::Frames => bytes.for_each_frame(|frame| frames.push(frame.bytes.to_vec())),
-            Taken::Quiet { .. } => {}
-            Taken::End => return frames,
+    for mut engine in engines {
+        // The frames are in a block that the kernel has not closed yet.
+        engine.refuse_more().unwrap();
+        let mut bytes = Bytes::default();
+        loop {
+            match engine.take(&mut bytes, WAIT).unwrap() {
+                Taken::Frames => bytes.for_each_frame(|frame| frames.push(frame.bytes.to_vec())),
+                Taken::Quiet { .. } => {}
+                Taken::End => break,
+            }
         }
     }
+    frames
 }
 
 #[test]
 fn other_ports_and_protocols_and_our_own_frames_are_not_taken_and_fragments_are() {
-    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+    for (kind, threads) in [(EngineKind::Ring, 1), (EngineKind::Ring, 2), (EngineKind::Libpcap, 1), (EngineKind::Libpcap, 2)] {
         let mut tcp = udp(1, GENEVE, 0, 1, 100);
         tcp[23] = 6;
-        let taken = taken_of(kind, |pair| {
+        let taken = taken_of(kind, threads, 3, |pair| {
+            // Out through the tap: the same ports, the other way.
+            pair.tap.run(|| Sender::new(TAP)).send(&udp(1, GENEVE, 0, 6, 100));
             let sender = pair.sender();
             sender.send(&udp(1, 53, 0, 0, 100));
             sender.send(&tcp);
@@ -251,19 +283,18 @@ fn other_ports_and_protocols_and_our_own_frames_are_not_taken_and_fragments_are(
             sender.send(&udp(1, 53, 0x2000, 3, 100));
             sender.send(&udp(1, 53, 0x2064, 4, 100));
             sender.send(&udp(1, VXLAN, 0, 5, 100));
-            // Out through the tap: the same ports, the other way.
-            pair.tap.run(|| Sender::new(TAP)).send(&udp(1, GENEVE, 0, 6, 100));
         });
-        let sequences: Vec<u32> = taken.iter().map(|frame| sequence_of(frame)).collect();
-        assert_eq!(sequences, [2, 4, 5], "{kind:?}");
+        let mut sequences: Vec<u32> = taken.iter().map(|frame| sequence_of(frame)).collect();
+        sequences.sort_unstable();
+        assert_eq!(sequences, [2, 4, 5], "{kind:?}, {threads} threads");
     }
 }
 
 #[test]
-fn a_frame_comes_byte_for_byte_with_the_kernels_time() {
+fn a_frame_comes_byte_for_byte_also_from_a_block_that_was_open_when_capture_ended() {
     for kind in [EngineKind::Ring, EngineKind::Libpcap] {
         let sent = udp(1, GENEVE, 0, 7, 333);
-        let taken = taken_of(kind, |pair| pair.sender().send(&sent));
+        let taken = taken_of(kind, 1, 1, |pair| pair.sender().send(&sent));
         assert_eq!(taken, std::slice::from_ref(&sent), "{kind:?}");
     }
 }
@@ -272,13 +303,13 @@ fn a_frame_comes_byte_for_byte_with_the_kernels_time() {
 fn what_a_full_ring_dropped_is_counted() {
     for kind in [EngineKind::Ring, EngineKind::Libpcap] {
         let pair = Pair::new();
-        let engine = pair.tap.run(|| open_all(kind, &settings(1, RING_BYTES_MIN))).remove(0);
+        let mut engine = pair.tap.run(|| open_all(kind, &settings(1, RING_BYTES_MIN))).remove(0);
         let sender = pair.sender();
         for sequence in 0..20_000 {
             sender.send(&udp(1, GENEVE, 0, sequence, 500));
         }
-        thread::sleep(Duration::from_millis(100));
-        let (seen, losses) = take_all(engine, &AtomicBool::new(true));
+        wait_until(Duration::from_secs(5), || engine.losses().unwrap().packets >= 20_000);
+        let (seen, losses) = take_all(engine, &Signals { stop: AtomicBool::new(true), ..Signals::default() });
         assert_eq!(losses.packets, 20_000, "{kind:?}");
         assert!(losses.drops > 10_000, "{kind:?}: {losses:?}");
         assert_eq!(losses.packets - losses.drops, seen.len() as u64, "{kind:?}: {losses:?}");
@@ -315,6 +346,34 @@ fn a_quiet_ring_says_up_to_when_it_is_complete_and_does_not_spin_while_its_block
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[test]
+fn a_block_in_our_hands_is_neither_filled_nor_given_again() {
+    let pair = Pair::new();
+    let mut engine = pair.tap.run(|| open_all(EngineKind::Ring, &settings(1, RING_BYTES_MIN))).remove(0);
+    let sender = pair.sender();
+    let first = udp(1, GENEVE, 0, u32::MAX, 500);
+    sender.send(&first);
+    let mut held = Bytes::default();
+    while engine.take(&mut held, WAIT).unwrap() != Taken::Frames {}
+
+    // Ten times what the ring holds.
+    let (seen, losses) = pair.tap.run(move || {
+        let signals = Arc::new(Signals::default());
+        let until = Arc::clone(&signals);
+        let taker = thread::spawn(move || take_all(engine, &until));
+        for sequence in 0..5_000 {
+            sender.send(&udp(1, GENEVE, 0, sequence, 500));
+        }
+        signals.stop.store(true, Ordering::Release);
+        taker.join().unwrap()
+    });
+    let mut frames = Vec::new();
+    held.for_each_frame(|frame| frames.push(frame.bytes.to_vec()));
+    assert_eq!(frames, [first]);
+    assert!(seen.values().all(|times| *times == 1) && !seen.contains_key(&u32::MAX));
+    assert_eq!(losses.packets - losses.drops, seen.len() as u64 + 1, "{losses:?}");
 }
 
 #[test]
@@ -484,6 +543,37 @@ fn libpcap_goes_on_after_its_interface_was_down_or_removed() {
         thread::sleep(Duration::from_millis(600));
         pair.plug();
     });
+}
+
+#[test]
+fn no_thread_begins_anew_before_the_others_have_let_go() {
+    for kind in [EngineKind::Ring, EngineKind::Libpcap] {
+        let pair = Pair::new();
+        let settings = settings(2, 4 << 20);
+        let group = Group::new(&settings).unwrap();
+        pair.tap.run(|| {
+            let gone = |engine: &mut Box<dyn Engine>| {
+                let deadline = Instant::now() + Duration::from_secs(2);
+                while Instant::now() < deadline {
+                    if let Err(error) = engine.take(&mut Bytes::default(), WAIT) {
+                        return matches!(error, Error::Gone { .. });
+                    }
+                }
+                false
+            };
+            let mut first = open(kind, &settings, &group).unwrap();
+            let mut second = open(kind, &settings, &group).unwrap();
+            pair.set_tap_up(false);
+            pair.set_tap_up(true);
+            assert!(gone(&mut first), "{kind:?}");
+            drop(first);
+            let error = open(kind, &settings, &group).map(drop).unwrap_err();
+            assert!(matches!(error, Error::Gone { .. }), "{kind:?}: the second thread still takes frames: {error}");
+            assert!(gone(&mut second), "{kind:?}");
+            drop(second);
+            open(kind, &settings, &group).unwrap();
+        });
+    }
 }
 
 #[test]

@@ -189,23 +189,27 @@ impl Libpcap {
         })
     }
 
+    /// Notes when the interface is gone, by the kernel's word, another member's, or our own look.
+    fn look_at_interface(&mut self, error: Option<Errno>) -> Result<(), Error> {
+        let cause = match error {
+            Some(Errno::NETDOWN | Errno::NODEV | Errno::NXIO) => Some(self.watch.why_gone()),
+            Some(cause) => return Err(system("wait for frames of", self.watch.name(), &cause)),
+            None => self.membership.others_left().or_else(|| self.watch.look()),
+        };
+        if let Some(cause) = cause {
+            self.gone(cause);
+        }
+        Ok(())
+    }
+
     fn wait(&mut self, wait: Duration) -> Result<(), Error> {
-        let failed = |cause: std::io::Error, name: &str| system("wait for frames of", name, &cause);
         if self.ending.is_some() {
             thread::sleep(wait.min(RETIREMENT / 4));
             return Ok(());
         }
-        let ready = socket::poll_once(self.capture.as_fd(), wait).map_err(|cause| failed(cause, self.watch.name()))?;
-        match ready.error {
-            Some(Errno::NETDOWN | Errno::NODEV | Errno::NXIO) => self.gone(self.watch.why_gone()),
-            Some(cause) => return Err(failed(cause.into(), self.watch.name())),
-            None => {
-                if let Some(cause) = self.membership.others_left().or_else(|| self.watch.look()) {
-                    self.gone(cause);
-                }
-            }
-        }
-        Ok(())
+        let ready = socket::poll_once(self.capture.as_fd(), wait);
+        let ready = ready.map_err(|cause| system("wait for frames of", self.watch.name(), &cause))?;
+        self.look_at_interface(ready.error)
     }
 }
 
@@ -213,6 +217,9 @@ impl Engine for Libpcap {
     fn take(&mut self, bytes: &mut Bytes, wait: Duration) -> Result<Taken, Error> {
         let owned = bytes.refill();
         self.membership.arm_if_late()?;
+        // Before libpcap reads the error away and goes on as if nothing had been.
+        let error = socket::pending_error(self.capture.as_fd());
+        self.look_at_interface(error.map_err(|cause| system("read the state of", self.watch.name(), &cause))?)?;
         let mut waited = false;
         loop {
             let before_ns = SystemClock.now().wall_ns;

@@ -134,6 +134,7 @@ impl Merge {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::capture::What;

@@ -190,7 +190,7 @@ impl Written {
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         arguments: impl IntoIterator<Item = (&'static str, String, &'static str)>,
     ) -> Self {
-        let mut reader = Reader::default();
+        let mut reader = Reader::new();
         reader.file(file);
         reader.variables(variables);
         for (key, value, argument) in arguments {

@@ -30,7 +30,7 @@ impl Display for Raw {
             Self::Integer(n) => n.to_string(),
             Self::Flag(flag) => flag.to_string(),
             Self::Text(text) | Self::Bare(text) => quoted(text),
-            Self::Other(words) => quoted(words),
+            Self::Other(words) => words.clone(),
             Self::List(items) => {
                 // Shortened below; what can never be shown need not be written.
                 let shown: Vec<String> = items.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
@@ -247,8 +247,13 @@ fn text_of(raw: &Raw) -> Option<&str> {
     }
 }
 
-/// Any number of what another rule allows; in the environment with commas between.
-pub struct List<R>(pub R);
+/// Any number of what another rule allows.
+pub struct List<R> {
+    /// What each must be.
+    pub item: R,
+    /// What stands between them in an environment variable; not a character of the items.
+    pub separator: char,
+}
 
 /// The most items of a list.
 const ITEMS_MAX: usize = 1000;
@@ -257,15 +262,15 @@ impl<R: Rule> Rule for List<R> {
     type Value = Vec<R::Value>;
 
     fn allowed(&self) -> String {
-        format!("a list of {}", self.0.allowed())
+        format!("a list of {}", self.item.allowed())
     }
 
     fn read(&self, raw: &Raw) -> Option<Self::Value> {
         match raw {
-            Raw::List(items) if items.len() <= ITEMS_MAX => items.iter().map(|item| self.0.read(item)).collect(),
+            Raw::List(items) if items.len() <= ITEMS_MAX => items.iter().map(|item| self.item.read(item)).collect(),
             Raw::Bare(text) => {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty()).take(ITEMS_MAX + 1);
-                let values: Self::Value = items.map(|item| self.0.read(&Raw::Bare(item.into()))).collect::<Option<_>>()?;
+                let items = text.split(self.separator).map(str::trim).filter(|item| !item.is_empty()).take(ITEMS_MAX + 1);
+                let values: Self::Value = items.map(|item| self.item.read(&Raw::Bare(item.into()))).collect::<Option<_>>()?;
                 Some(values).filter(|values| values.len() <= ITEMS_MAX)
             }
             _ => None,
@@ -273,7 +278,7 @@ impl<R: Rule> Rule for List<R> {
     }
 
     fn show(&self, value: &Self::Value) -> Option<String> {
-        let items: Vec<String> = value.iter().filter_map(|item| self.0.show(item)).collect();
+        let items: Vec<String> = value.iter().filter_map(|item| self.item.show(item)).collect();
         Some(format!("[{}]", items.join(", ")))
     }
 }

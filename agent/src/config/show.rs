@@ -39,7 +39,7 @@ pub fn example() -> String {
          # example. `tapfleetd check` prints what holds, and everything that is wrong at once; unknown keys are errors.\n\
          #\n\
          # Each key is also an environment variable, which wins over this file: TAPFLEET__SECTION__KEY, dots as `__`, e.g.\n\
-         # TAPFLEET__CAPTURE__PORTS__VXLAN=4790. Lists have commas between their items there; an empty variable is as good as none.\n\
+         # TAPFLEET__CAPTURE__PORTS__VXLAN=4790. Lists have commas between their items there (unless said); an empty variable is as good as none.\n\
          # Sizes are integers or like \"64MiB\".\n",
     );
     for (section, about) in SECTIONS {

@@ -29,14 +29,19 @@ pub struct Row {
 }
 
 /// Collects what was written, then hands it out key by key.
-#[derive(Default)]
 pub struct Reader {
+    keys: Vec<Key>,
     found: BTreeMap<String, (Raw, Origin)>,
     rows: Vec<Row>,
     wrong: Vec<Wrong>,
 }
 
 impl Reader {
+    /// One that has taken nothing yet.
+    pub fn new() -> Self {
+        Self { keys: table::keys(), found: BTreeMap::new(), rows: Vec::new(), wrong: Vec::new() }
+    }
+
     /// Takes a file; the default one may be missing.
     pub fn file(&mut self, named: Option<&Path>) {
         let path = named.unwrap_or(Path::new(DEFAULT_FILE));
@@ -61,8 +66,8 @@ impl Reader {
             let key = format!("{prefix}{name}");
             let inside = format!("{key}.");
             // A dot in a quoted key is part of the name, not a path.
-            let is_key = !name.contains('.') && table::keys().iter().any(|known| known.name == key);
-            let is_section = !name.contains('.') && table::keys().iter().any(|known| known.name.starts_with(&inside));
+            let is_key = !name.contains('.') && self.keys.iter().any(|known| known.name == key);
+            let is_section = !name.contains('.') && self.keys.iter().any(|known| known.name.starts_with(&inside));
             match value.kind {
                 kind if is_key => {
                     self.found.insert(key, (raw(kind), origin.clone()));
@@ -85,7 +90,7 @@ impl Reader {
             let name = name.to_string_lossy().into_owned();
             let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else { continue };
             let key = rest.replace("__", ".").to_lowercase();
-            if table::keys().iter().all(|known| known.variable() != name) {
+            if self.keys.iter().all(|known| known.variable() != name) {
                 unknown.insert(name, (key, value));
                 continue;
             }
@@ -117,7 +122,7 @@ impl Reader {
 
     fn unknown(&mut self, key: &str, raw: &Raw, origin: Origin) {
         let likeness = |known: &Key| strsim::jaro_winkler(known.name, key);
-        let nearest = table::keys().into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let nearest = self.keys.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
         let nearest = nearest.map_or_else(String::new, |known| match origin {
             Origin::Variable(_) => known.variable(),
             _ => known.name.to_owned(),
@@ -139,7 +144,10 @@ impl Reader {
                 return rule.unset();
             }
             (None, Fallback::Required { .. }) => {
-                self.wrong.push(Wrong::Missing { key: key.name, variable: key.variable(), allowed: rule.allowed() });
+                // In a file that cannot be read it may well stand.
+                if !self.wrong.iter().any(|wrong| matches!(wrong, Wrong::File { .. })) {
+                    self.wrong.push(Wrong::Missing { key: key.name, variable: key.variable(), allowed: rule.allowed() });
+                }
                 return None;
             }
         };
@@ -204,7 +212,7 @@ fn raw(kind: ValueKind) -> Raw {
         ValueKind::I64(n) => Raw::Integer(n),
         ValueKind::String(text) => Raw::Text(text),
         ValueKind::Array(items) => Raw::List(items.into_iter().map(|item| raw(item.kind)).collect()),
-        ValueKind::Float(n) => Raw::Other(format!("the fraction {n}")),
+        ValueKind::Float(n) => Raw::Other(n.to_string()),
         ValueKind::Table(_) => Raw::Other("a table".into()),
         other => Raw::Other(other.to_string()),
     }

@@ -137,7 +137,7 @@ keys! {
         "Interface to capture on; \"auto\" is the default route's.";
     engine: EngineKind = "capture.engine", text("ring"), ENGINE,
         "How frames are taken: the kernel's packet ring, libpcap, or capture files.";
-    files: Vec<String> = "capture.files", NONE, List(PATH),
+    files: Vec<String> = "capture.files", NONE, List { item: PATH, separator: ',' },
         "Capture files to read, in this order, when engine is \"file\".";
     geneve_port: u16 = "capture.ports.geneve", number(6081), Integer { min: 1, max: u16::MAX },
         "UDP port of GENEVE, which the Gateway Load Balancer speaks.";
@@ -151,9 +151,9 @@ keys! {
         "Capture threads, each with a ring of its own; flows are spread over them.";
     ring_bytes: usize = "capture.ring_bytes", text("256MiB"), Size { min: 4 * MIB as usize, max: 16 * GIB as usize },
         "Memory of each thread's ring: what bridges a stall of the disk.";
-    outer_sources: Vec<IpNet> = "capture.outer_sources", NONE, List(NETWORK),
+    outer_sources: Vec<IpNet> = "capture.outer_sources", NONE, List { item: NETWORK, separator: ',' },
         "Who may send tunnel packets to us (outer source address); empty: anyone.";
-    mirror_sources: Vec<IpNet> = "capture.mirror_sources", NONE, List(NETWORK),
+    mirror_sources: Vec<IpNet> = "capture.mirror_sources", NONE, List { item: NETWORK, separator: ',' },
         "Which mirrored interfaces are taken (source address of the VXLAN packet); empty: any.";
 
     rotate_seconds: u64 = "record.rotate_seconds", number(900), Divisor { of: 86_400 },
@@ -166,8 +166,8 @@ keys! {
         "Resolution of stamps in pcap; pcapng always has nanoseconds.";
     compression: Compression = "record.compression", text("none"), COMPRESSION,
         "Compression of capture files.";
-    schedule: Vec<String> = "record.schedule", NONE, List(TIMES),
-        "When to record, e.g. [\"Mon-Fri 08:00-18:00 Europe/Berlin\"]; empty: always.";
+    schedule: Vec<String> = "record.schedule", NONE, List { item: TIMES, separator: ';' },
+        "When to record, e.g. [\"Mon-Fri 08:00-18:00 Europe/Berlin\"]; empty: always. In the environment with semicolons between.";
     quarantine_bytes_per_s: u64 = "record.quarantine_bytes_per_s", text("64KiB"), Size { min: 0, max: GIB },
         "How much of malformed tunnel packets is kept in files of their own; 0: none.";
     inline: Inline = "record.inline", text("ignore"), INLINE,

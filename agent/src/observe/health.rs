@@ -145,7 +145,7 @@ pub async fn serve(
         .route("/status", get(status))
         .layer(axum::middleware::map_response(close_after))
         .with_state(Arc::new(Shared { counters, facts }));
-    let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+    let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), time: CONNECTION_TIME };
     let (stopped, stopping) = oneshot::channel();
     let graceful = axum::serve(listener, router).with_graceful_shutdown(async move {
         stop.await;
@@ -188,10 +188,11 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
     })
 }
 
-/// A listener with so many places.
+/// A listener with so many places, each for so long.
 struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    time: Duration,
 }
 
 impl Listener for Bounded {
@@ -202,7 +203,7 @@ impl Listener for Bounded {
         // The semaphore is never closed; if it were, the bound would be gone and nothing else.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let (stream, peer) = Listener::accept(&mut self.listener).await;
-        (Connection { stream, ends: Box::pin(sleep(CONNECTION_TIME)), _place: place }, peer)
+        (Connection { stream, ends: Box::pin(sleep(self.time)), _place: place }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -246,5 +247,187 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::wire::Drop;
+
+    /// The moment at which everybody is judged: a minute after the start.
+    const NOW: Now = Now { wall_ns: 0, monotonic_ns: 1_000 * SECOND_NS };
+
+    fn facts(live: bool) -> Facts {
+        Facts { instance: "i-test".into(), since: Now { wall_ns: 0, monotonic_ns: NOW.monotonic_ns - 60 * SECOND_NS }, live }
+    }
+
+    /// Two capture threads and a recorder in good health.
+    fn well() -> Counters {
+        let counters = Counters::new(2);
+        for pulse in counters.captures.iter().chain([&counters.recorder]) {
+            pulse.beat_ns.set(NOW.monotonic_ns - SECOND_NS);
+            pulse.able_ns.set(NOW.monotonic_ns - SECOND_NS);
+        }
+        counters
+    }
+
+    fn reasons(counters: &Counters, live: bool) -> Vec<&'static str> {
+        let health = judge(counters, &facts(live), NOW);
+        assert_eq!(health.healthy, health.reasons.is_empty());
+        health.reasons.iter().map(|reason| reason.reason).collect()
+    }
+
+    #[test]
+    fn an_agent_whose_threads_live_is_healthy() {
+        assert!(reasons(&well(), true).is_empty());
+    }
+
+    #[test]
+    fn a_capture_thread_that_stands_still_for_more_than_five_seconds_makes_unhealthy() {
+        let counters = well();
+        counters.captures[1].beat_ns.set(NOW.monotonic_ns - STALLED_NS);
+        assert!(reasons(&counters, true).is_empty());
+        counters.captures[1].beat_ns.set(NOW.monotonic_ns - STALLED_NS - 1);
+        assert_eq!(reasons(&counters, true), ["capture_stalled"]);
+        assert!(judge(&counters, &facts(true), NOW).reasons[0].detail.contains("thread 1"));
+    }
+
+    #[test]
+    fn no_thread_able_to_take_frames_for_more_than_ten_seconds_makes_unhealthy() {
+        let counters = well();
+        counters.captures[0].able_ns.set(NOW.monotonic_ns - UNABLE_NS - 1);
+        assert!(reasons(&counters, true).is_empty(), "the other thread still takes frames");
+        counters.captures[1].able_ns.set(NOW.monotonic_ns - UNABLE_NS);
+        assert!(reasons(&counters, true).is_empty());
+        counters.captures[1].able_ns.set(NOW.monotonic_ns - UNABLE_NS - 1);
+        assert_eq!(reasons(&counters, true), ["capture_unable"]);
+    }
+
+    #[test]
+    fn a_recorder_that_stands_still_for_more_than_five_seconds_makes_unhealthy() {
+        let counters = well();
+        counters.recorder.beat_ns.set(NOW.monotonic_ns - STALLED_NS - 1);
+        assert_eq!(reasons(&counters, true), ["recorder_stalled"]);
+    }
+
+    #[test]
+    fn threads_that_have_not_begun_count_from_the_start_of_the_agent() {
+        let fresh = Counters::new(1);
+        let mut just = facts(true);
+        just.since.monotonic_ns = NOW.monotonic_ns - STALLED_NS;
+        assert!(judge(&fresh, &just, NOW).healthy);
+        assert_eq!(reasons(&fresh, true), ["capture_stalled", "capture_unable", "recorder_stalled"]);
+    }
+
+    #[test]
+    fn signs_of_life_from_after_the_look_at_the_clock_are_signs_of_life() {
+        let counters = well();
+        counters.recorder.beat_ns.set(NOW.monotonic_ns + SECOND_NS);
+        assert!(reasons(&counters, true).is_empty());
+    }
+
+    #[test]
+    fn the_end_of_a_replayed_file_is_no_illness() {
+        let counters = well();
+        counters.captures[0].beat_ns.set(0);
+        counters.captures[1].able_ns.set(0);
+        assert!(reasons(&counters, false).is_empty());
+    }
+
+    #[test]
+    fn s3_the_spool_the_clock_and_drops_never_make_unhealthy() {
+        let counters = well();
+        for level in [&counters.spool_bytes, &counters.spool_segments, &counters.spool_oldest_seconds, &counters.upload_failures] {
+            level.set(u64::MAX);
+        }
+        for count in [&counters.clock_steps, &counters.kernel_drops, &counters.kernel_freezes, &counters.gaps, &counters.key_collisions] {
+            count.add(1 << 40);
+        }
+        counters.drops[Drop::SpoolFull.index()].add(1 << 40);
+        assert!(reasons(&counters, true).is_empty());
+    }
+
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await.expect("an answer that ends").unwrap();
+        answer
+    }
+
+    async fn start(counters: Counters) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<io::Result<()>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let facts = Facts { instance: "i-test".into(), since: SystemClock.now(), live: true };
+        let serving = tokio::spawn(serve(listener, Arc::new(counters), facts, async { drop(stopped.await) }));
+        (address, stop, serving)
+    }
+
+    #[tokio::test]
+    async fn two_hundred_probes_at_once_are_answered_while_others_only_connect() {
+        let (address, _stop, _serving) = start(Counters::new(1)).await;
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut probes = JoinSet::new();
+        for _ in 0..200 {
+            probes.spawn(ask(address, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"));
+        }
+        let answers = timeout(Duration::from_secs(5), probes.join_all()).await.expect("in time");
+        assert_eq!(answers.len(), 200);
+        for answer in answers {
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(r#"{"healthy":true,"reasons":[]}"#), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unhealthy_agent_answers_503_and_says_why() {
+        let counters = Counters::new(1);
+        let mut facts = facts(true);
+        facts.since.monotonic_ns = 0;
+        counters.captures[0].beat_ns.set(1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, Arc::new(counters), facts, std::future::pending()));
+        let answer = ask(address, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\"capture_stalled\""), "{answer}");
+        assert!(ask(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.contains("\ntapfleet_healthy 0\n"));
+        let status = ask(address, "GET /status HTTP/1.0\r\n\r\n").await;
+        let json: Value = serde_json::from_str(status.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        assert_eq!((&json["healthy"], &json["instance"]), (&Value::Bool(false), &Value::from("i-test")));
+        assert_eq!(json["counters"]["frames_written"], 0);
+        assert!(ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.starts_with("HTTP/1.1 404 "));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_does_not_hold_the_stop_up() {
+        let (address, stop, serving) = start(Counters::new(1)).await;
+        let _silent = TcpStream::connect(address).await.unwrap();
+        assert!(ask(address, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.contains("200 OK"));
+        stop.send(()).unwrap();
+        timeout(STOP_TIME + Duration::from_secs(2), serving).await.expect("stopped in time").unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_is_ended_and_gives_its_place_to_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut bounded = Bounded { listener, places: Arc::new(Semaphore::new(1)), time: Duration::from_millis(50) };
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let (mut held, _) = bounded.accept().await;
+        let _next = TcpStream::connect(address).await.unwrap();
+        assert!(timeout(Duration::from_millis(10), bounded.accept()).await.is_err(), "there is one place");
+        let ended = timeout(Duration::from_secs(5), held.read_u8()).await.expect("an end").unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        assert!(timeout(Duration::from_secs(5), bounded.accept()).await.is_ok());
     }
 }

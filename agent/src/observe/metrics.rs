@@ -161,10 +161,8 @@ impl Collector for Snapshot {
         one(encoder.encode_descriptor("tapfleet_healthy", help, None, MetricType::Gauge)?, Kind::Level, self.healthy.into())?;
         for series in &self.series {
             let name = format!("tapfleet_{}", series.name);
-            // The encoder ends the description itself.
-            let help = series.help.trim_end_matches('.');
             let kind = if series.kind == Kind::Sum { MetricType::Counter } else { MetricType::Gauge };
-            let mut metric = encoder.encode_descriptor(&name, help, None, kind)?;
+            let mut metric = encoder.encode_descriptor(&name, series.help, None, kind)?;
             match &series.numbers {
                 Numbers::One(n) => one(metric, series.kind, *n)?,
                 Numbers::ByReason(reasons) => {

@@ -102,14 +102,14 @@ fn pcapng(big_endian: bool) -> Vec<u8> {
     file.bytes
 }
 
-fn expected() -> Vec<(u64, Vec<u8>, u32)> {
+/// Stamp, bytes and length on the wire.
+type Read = (u64, Vec<u8>, u32);
+
+fn expected() -> Vec<Read> {
     FRAMES.iter().map(|(s, ns, bytes, orig_len)| (s * 1_000_000_000 + ns, bytes.to_vec(), *orig_len)).collect()
 }
 
 /// What the engine gives for files of these contents, and how it ends.
-/// Stamp, bytes and length on the wire.
-type Read = (u64, Vec<u8>, u32);
-
 fn read(contents: &[&[u8]]) -> (Vec<Read>, Result<(), Error>) {
     let folder = tempfile::tempdir().unwrap();
     let paths: Vec<PathBuf> = contents
@@ -140,7 +140,7 @@ fn read(contents: &[&[u8]]) -> (Vec<Read>, Result<(), Error>) {
     }
 }
 
-fn read_well(contents: &[u8]) -> Vec<(u64, Vec<u8>, u32)> {
+fn read_well(contents: &[u8]) -> Vec<Read> {
     let (frames, end) = read(&[contents]);
     end.unwrap();
     frames

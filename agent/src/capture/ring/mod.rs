@@ -214,11 +214,11 @@ impl Engine for Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // The mapping, and with it the kernel's side of the socket, lives until the last block is given back. Nothing may enter
-        // it meanwhile: a successor takes those frames.
+        // The mapping, and with it the kernel's side of the socket, lives until the last block is given back. What would enter it
+        // meanwhile nobody could read.
         self.membership.disarm();
         if let Err(error) = refuse_all(&self.socket, self.watch.name()) {
-            tracing::warn!(%error, "a packet ring that is closed may take frames until its last block is written");
+            tracing::warn!(%error, "the kernel goes on filling a packet ring that is closed");
         }
     }
 }
