@@ -73,6 +73,7 @@ impl LocalStack {
             .env("SERVICES", "s3,sns,sqs,sts")
             .env("EAGER_SERVICE_LOADING", "1")
             .env("DISABLE_EVENTS", "1")
+            .env("DNS_ADDRESS", "0")
             .env("SKIP_SSL_CERT_DOWNLOAD", "1")
             .env("FILESYSTEM_ROOT", dir.path())
             .env("TMPDIR", dir.path())
