@@ -23,6 +23,3 @@ pub mod observe;
 pub mod config;
 
 pub mod run;
-
-/// Version of the agent, as it stands in manifests, on objects and in `/status`.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -87,7 +87,7 @@ fn wrong_usage_ends_with_2_and_version_and_help_with_0() {
     {
         assert_eq!(said(wrong, &[]).0, 2, "{wrong:?}");
     }
-    assert_eq!(said(&["--version"], &[]), (0, format!("tapfleetd {}\n", tapfleet::VERSION), String::new()));
+    assert_eq!(said(&["--version"], &[]), (0, concat!("tapfleetd ", env!("CARGO_PKG_VERSION"), "\n").into(), String::new()));
     assert_eq!(said(&["--help"], &[]).0, 0);
 }
 

@@ -71,7 +71,7 @@ fn meant(toml: &str, pairs: &[(&str, &str)]) -> Settings {
 }
 
 fn wrong(toml: &str, pairs: &[(&str, &str)]) -> Vec<Wrong> {
-    read(toml, pairs).meant().map(|_| ()).expect_err("these settings are wrong").0
+    read(toml, pairs).meant().unwrap_err().0
 }
 
 const BUCKET: &str = "s3.bucket = \"my-captures\"\n";

@@ -32,9 +32,6 @@ pub const VARIABLE_PREFIX: &str = "TAPFLEET__";
 /// The largest captured length of one mirrored frame, bytes: libpcap's own bound, and what the file headers announce.
 pub const SNAPLEN_MAX: u32 = 262_144;
 
-/// How long the kernel may hold frames of a window that has ended, milliseconds: ten times the rings' block time-out.
-const RETIREMENT_MS: u64 = 500;
-
 /// How often the uploader looks at the spool.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -313,7 +310,7 @@ fn build(v: &Values) -> Option<Settings> {
             instance: instance.id.clone().unwrap_or_default(),
             bucket: bucket.clone(),
             flush_ms: v.flush_ms?,
-            retirement_ms: RETIREMENT_MS,
+            retirement_ms: capture::ring::RETIREMENT.as_millis() as u64,
             replay: engine == EngineKind::File,
         },
         spool: spool::Settings {

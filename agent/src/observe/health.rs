@@ -29,6 +29,8 @@ use super::counters::Counters;
 use super::metrics;
 use crate::host::clock::{Clock, Now, SECOND_NS, SystemClock};
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// A loop that has not gone round for this long stands still: each waits for at most 50 ms.
 const STALLED_NS: u64 = 5 * SECOND_NS;
 
@@ -170,7 +172,7 @@ async fn healthz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    let text = metrics::text(&shared.counters, crate::VERSION, shared.health().healthy);
+    let text = metrics::text(&shared.counters, VERSION, shared.health().healthy);
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
 }
 
@@ -179,7 +181,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
     let Shared { counters, facts } = shared.as_ref();
     let began = i64::try_from(facts.since.wall_ns).map(chrono::DateTime::from_timestamp_nanos).unwrap_or_default();
     Json(Status {
-        version: crate::VERSION,
+        version: VERSION,
         instance: facts.instance.clone(),
         up_seconds: now.monotonic_ns.saturating_sub(facts.since.monotonic_ns) / SECOND_NS,
         since: began.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
@@ -408,9 +410,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_says_nothing_does_not_hold_the_stop_up() {
+    async fn a_client_that_says_half_a_word_does_not_hold_the_stop_up() {
         let (address, stop, serving) = start(Counters::new(1)).await;
-        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET /hea").await.unwrap();
         assert!(ask(address, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.contains("200 OK"));
         stop.send(()).unwrap();
         timeout(STOP_TIME + Duration::from_secs(2), serving).await.expect("stopped in time").unwrap().unwrap();

@@ -515,10 +515,9 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     }
 
     fn close_slot(&mut self, mut slot: Slot, stepped: bool) {
-        let until_ns = slot.window.end_ns().min(self.now.wall_ns);
-        // A window may close after a gap began that is none of its own.
-        for gap in self.gaps_open.values().filter(|gap| gap.from_ns < until_ns) {
-            slot.account.gap(GapFacts { from: Stamp(gap.from_ns), to: Stamp(until_ns), cause: gap.cause.clone() });
+        let end_ns = slot.window.end_ns().min(self.now.wall_ns);
+        for gap in self.gaps_open.values().filter(|gap| gap.from_ns < end_ns) {
+            slot.account.gap(GapFacts { from: Stamp(gap.from_ns), to: Stamp(end_ns), cause: gap.cause.clone() });
         }
         if slot.segment.is_some() {
             return self.close_segment(&mut slot, stepped);

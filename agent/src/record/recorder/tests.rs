@@ -333,6 +333,20 @@ fn a_gap_stands_in_every_window_it_touches() {
 }
 
 #[test]
+fn a_gap_that_begins_after_a_window_does_not_stand_in_it() {
+    let mut rig = rig(settings(), 1);
+    rig.round(Some(frame(START + SECOND_NS, b"x")));
+    rig.clock.forward(WINDOW - SECOND_NS + SECOND_NS / 2);
+    rig.round(None);
+    let gone = Event::Gone { thread: 0, from_ns: START + WINDOW + SECOND_NS / 4, cause: "gone".into() };
+    rig.recorder.take(gone, &mut Merge::new(1, 8), &[], &mut Vec::new());
+    rig.clock.forward(SECOND_NS);
+    rig.round(None);
+    assert_eq!(rig.closed().len(), 1);
+    assert_eq!(rig.spool.0.lock().unwrap().closed[0].0.gaps, []);
+}
+
+#[test]
 fn the_loop_ends_when_every_thread_has_ended_and_gives_the_batches_back() {
     let Rig { recorder, spool, .. } = rig(settings(), 2);
     let (events, from_threads) = sync_channel(8);
