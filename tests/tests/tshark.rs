@@ -86,7 +86,9 @@ fn written_by_us(capture: &Path, dir: &Path) -> Vec<Vec<u8>> {
 fn compare(capture: &Path, refused: &[usize]) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let seen: Vec<Vec<u8>> = seen_by_tshark(capture).into_iter().filter(|(n, _)| !refused.contains(n)).map(|(_, bytes)| bytes).collect();
-    let written = written_by_us(capture, dir.path());
+    let mut written = written_by_us(capture, dir.path());
+    // tshark shows no Ethernet header where there is less than one; the rules keep such a runt.
+    written.retain(|frame| frame.len() >= 14);
     assert_eq!(seen.len(), written.len(), "{}: frames", capture.display());
     for (n, (theirs, ours)) in seen.iter().zip(&written).enumerate() {
         assert!(theirs == ours, "{}: inner frame {}\ntshark   {theirs:02x?}\ntapfleet {ours:02x?}", capture.display(), n + 1);
