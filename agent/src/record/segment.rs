@@ -137,16 +137,18 @@ impl Segment {
         }
     }
 
-    /// Writes what the interfaces took and lost, at the end (pcapng).
-    pub fn statistics(&mut self, of: impl Iterator<Item = (u32, Statistics)>, spool: &mut impl Spool) {
+    /// Ends the file with what its interfaces took and lost (pcapng), and hands over all that is left: also an empty buffer, whose
+    /// memory the spool gets back.
+    pub fn finish(mut self, of: impl Iterator<Item = (u32, Statistics)>, spool: &mut impl Spool) {
         if self.format == Format::Pcapng {
             for (interface, statistics) in of {
                 self.put(&[&pcapng::statistics(interface, &statistics)], spool);
             }
         }
+        spool.append(self.number, Chunk { bytes: self.buffer, first_record: self.first_record });
     }
 
-    /// Hands over what is in the buffer when its first byte is older than `age_ns`; 0 hands over whatever there is.
+    /// Hands over what is in the buffer when its first byte is older than `age_ns`.
     pub fn flush(&mut self, now_ns: u64, age_ns: u64, spool: &mut impl Spool) {
         if self.filled_ns.is_some_and(|filled| now_ns.saturating_sub(filled) >= age_ns) {
             self.hand_over(spool);
