@@ -390,22 +390,41 @@ fn every_buffer_of_a_closed_segment_comes_back_to_the_spool() {
 #[test]
 fn statistics_end_a_pcapng_also_when_its_last_frame_was_flushed_long_before() {
     for (origins, wait_ns) in [(1, SECOND_NS), (20_000, SECOND_NS), (20_000, 0)] {
-        let mut rig = rig(Settings { format: Format::Pcapng, ..settings() }, 1);
-        for n in 0..origins {
-            let mut next = frame(START + SECOND_NS + u64::from(n), &[7; 60]);
-            next.new_origins = vec![(n, origin(n))];
-            if let What::Inner { origin, .. } = &mut next.items[0].what {
-                *origin = n;
-            }
-            rig.round(Some(next));
-        }
-        rig.clock.forward(wait_ns);
-        rig.round(None);
-        rig.recorder.close_all(false);
-        let kept = rig.spool.0.lock().unwrap();
+        let spool = pcapng_of_many_origins(Compression::None, origins, wait_ns);
+        let kept = spool.0.lock().unwrap();
         let statistics = blocks(&kept.closed[0].1).iter().filter(|&&kind| kind == 5).count();
         assert_eq!(statistics, origins as usize);
     }
+}
+
+#[test]
+fn each_chunk_of_a_compressed_file_holds_whole_blocks_also_when_origins_are_declared_in_between() {
+    let spool = pcapng_of_many_origins(Compression::Zstd, 20_000, 0);
+    let kept = spool.0.lock().unwrap();
+    let mut file = kept.closed[0].1.as_slice();
+    assert!(kept.chunks.len() > 2);
+    for &len in &kept.chunks {
+        let (chunk, rest) = file.split_at(len);
+        blocks(chunk);
+        file = rest;
+    }
+}
+
+/// A segment of one frame of each of so many origins, closed `wait_ns` after the last.
+fn pcapng_of_many_origins(compression: Compression, origins: u32, wait_ns: u64) -> Memory {
+    let mut rig = rig(Settings { format: Format::Pcapng, compression, ..settings() }, 1);
+    for n in 0..origins {
+        let mut next = frame(START + SECOND_NS + u64::from(n), &[7; 60]);
+        next.new_origins = vec![(n, origin(n))];
+        if let What::Inner { origin, .. } = &mut next.items[0].what {
+            *origin = n;
+        }
+        rig.round(Some(next));
+    }
+    rig.clock.forward(wait_ns);
+    rig.round(None);
+    rig.recorder.close_all(false);
+    rig.spool
 }
 
 /// The kinds of a pcapng file's blocks, which must be whole.
