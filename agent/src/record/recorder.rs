@@ -167,6 +167,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             }
             let stepped = self.look_at_clock();
             merge.drain(
+                self.clock.now().monotonic_ns,
                 stepped,
                 |batch, item| self.record(batch, item),
                 |batch| {
@@ -191,7 +192,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         match event {
             Event::Batch(batch) => {
                 self.learn(&batch);
-                if let Err(batch) = merge.push(batch)
+                if let Err(batch) = merge.push(batch, self.clock.now().monotonic_ns)
                     && let Some(back) = spent.get(batch.thread)
                 {
                     let _ = back.try_send(released(batch));
