@@ -282,7 +282,7 @@ impl Writing {
 
     fn append(&mut self, number: SegmentNumber, chunk: Chunk) {
         let Chunk { mut bytes, first_record } = chunk;
-        if let Some(growing) = self.files.get_mut(&number) {
+        if let Some(growing) = self.files.get_mut(&number).filter(|_| !bytes.is_empty()) {
             if let Some((at, time)) = first_record {
                 let at = if growing.compression == Compression::Zstd { 0 } else { u64::from(at) };
                 growing.index.note(growing.bytes + at, time);
