@@ -63,6 +63,12 @@ pub struct Threads {
 }
 
 impl Threads {
+    /// Set to true it makes the threads give up what the disk refuses.
+    #[must_use]
+    pub fn give_up(&self) -> Arc<AtomicBool> {
+        self.abandon.clone()
+    }
+
     /// Waits until everything handed over is on disk and whole. When the disk goes on refusing for longer than `patience`,
     /// what it refuses is given up (and logged).
     pub fn finish(self, patience: Duration) {
