@@ -41,7 +41,8 @@ impl Drop for SmallDisk {
     }
 }
 
-const FRAMES: u64 = 2000;
+/// More than the buffers between recorder and disk hold.
+const FRAMES: u64 = 11_000;
 
 fn capture() -> Vec<u8> {
     let aws = Aws::default();
@@ -76,7 +77,7 @@ fn an_agent_whose_disk_is_full_goes_on_when_there_is_room_and_stops_when_told() 
     }
     let mut agent = Agent::start(None, &settings, folder.path());
     agent.wait_for("the disk refuses", Duration::from_secs(20), |agent| agent.log().contains(refused));
-    disk.grow(64 << 20);
+    disk.grow(128 << 20);
     agent.wait_for("the segment is whole", Duration::from_secs(20), |_| !disk.files("manifest").is_empty());
     let data = fs::read(disk.files("pcap").pop().unwrap()).unwrap();
     assert_eq!(records(&data).len() as u64, FRAMES, "nothing is lost while it waits");
