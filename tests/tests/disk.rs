@@ -66,6 +66,12 @@ fn an_agent_whose_disk_is_full_goes_on_when_there_is_room_and_stops_when_told() 
 
     let mut agent = Agent::start(None, &settings, folder.path());
     agent.wait_for("the disk refuses", Duration::from_secs(20), |agent| agent.log().contains(refused));
+    // Until all buffers are full and the recorder waits for one.
+    let mut before = None;
+    agent.wait_counters("nothing is written any more", Duration::from_secs(20), |counters| {
+        std::thread::sleep(Duration::from_millis(300));
+        before.replace(counters.get("frames_written")) == Some(counters.get("frames_written"))
+    });
     let told = Instant::now();
     let _ = agent.stop(Duration::from_secs(10));
     assert!(told.elapsed() < Duration::from_secs(5), "the end took {:?}", told.elapsed());
