@@ -40,4 +40,4 @@ system:
 tools: system
 	@tests/setup/tools.sh
 localstack: system
-	@tests/setup/localstack.sh
+	@tests/setup/localstack.sh >/dev/null
