@@ -1,4 +1,5 @@
 //! The three engines on a real kernel: what is sent is taken, once, and what is lost is counted.
+//! Needs: root.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
 
 use std::collections::HashMap;

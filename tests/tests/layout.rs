@@ -11,7 +11,7 @@ use std::process::Command;
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("capture", &["wire", "host", "observe::counters"]),
-    ("record", &["wire", "capture", "observe::counters", "host::clock"]),
+    ("record", &["wire", "capture", "observe::counters", "host::clock", "host::nic::LossCounters"]),
     ("spool", &["record", "observe::counters"]),
     ("upload", &["spool", "record", "observe::counters"]),
     ("host", &["observe::counters"]),
@@ -58,6 +58,10 @@ fn a_stage_names_only_the_stages_that_the_table_allows() {
             MAY_IMPORT.iter().find(|(name, _)| *name == stage).unwrap_or_else(|| panic!("no row for '{stage}' in MAY_IMPORT"));
         for path in source.crate_paths() {
             seen += 1;
+            // A constant of the crate itself (`crate::VERSION`) belongs to nobody.
+            if path[0].starts_with(char::is_uppercase) {
+                continue;
+            }
             if path[0] != stage && !is_allowed(&path, allowed) {
                 wrong.push(format!("{}: '{stage}' names crate::{}", source.name, path.join("::")));
             }
@@ -120,8 +124,13 @@ fn no_file_is_named_like_a_drawer() {
 fn every_module_opens_by_saying_what_it_is() {
     for source in sources(&["agent", "operator", "tests"]) {
         assert!(source.text.starts_with("//!"), "{} does not open with //!", source.name);
-        let head = source.text.lines().take_while(|line| line.starts_with("//!")).count();
-        assert!(head <= 8, "{} opens with {head} lines of //!; say it in at most 8", source.name);
+        // The drawing of a header does not count.
+        let head = source.text.lines().take_while(|line| line.starts_with("//!"));
+        let (prose, _) = head.fold((0, false), |(prose, drawing), line| match line.starts_with("//! ```") {
+            true => (prose, !drawing),
+            false => (prose + usize::from(!drawing), drawing),
+        });
+        assert!(prose <= 8, "{} opens with {prose} lines of //!; say it in at most 8", source.name);
         assert!(!source.text.starts_with("//! Stub"), "{} is a stub", source.name);
     }
 }

@@ -63,6 +63,12 @@ pub struct Threads {
 }
 
 impl Threads {
+    /// Set to true it makes the threads give up what the disk refuses.
+    #[must_use]
+    pub fn give_up(&self) -> Arc<AtomicBool> {
+        self.abandon.clone()
+    }
+
     /// Waits until everything handed over is on disk and whole. When the disk goes on refusing for longer than `patience`,
     /// what it refuses is given up (and logged).
     pub fn finish(self, patience: Duration) {
@@ -282,7 +288,7 @@ impl Writing {
 
     fn append(&mut self, number: SegmentNumber, chunk: Chunk) {
         let Chunk { mut bytes, first_record } = chunk;
-        if let Some(growing) = self.files.get_mut(&number) {
+        if let Some(growing) = self.files.get_mut(&number).filter(|_| !bytes.is_empty()) {
             if let Some((at, time)) = first_record {
                 let at = if growing.compression == Compression::Zstd { 0 } else { u64::from(at) };
                 growing.index.note(growing.bytes + at, time);
