@@ -6,7 +6,7 @@
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,11 +15,14 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
 use serde_json::Value;
+use tapfleet::record::Precision;
+use tapfleet::record::facts::{Kind, Stamp};
+use tapfleet::spool::journal::{self, Journal, Open};
 use tapfleet_tests::agent::{Agent, BUCKET, Settings, program};
 use tapfleet_tests::captures::records;
 use tapfleet_tests::localstack::{LocalStack, make_bucket};
 use tapfleet_tests::netns::{Pair, SOURCE_V4, TAP, TAP_V4};
-use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp};
+use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp, pcap};
 
 /// One after the other: how soon an agent stops is a matter of a machine that is not busy.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -468,6 +471,51 @@ fn a_restart_after_a_clean_stop_resumes_the_same_upload() {
     assert!(found.iter().copied().eq(0..frames));
     let left = bench.s3(&s3, async |s3| s3.list_multipart_uploads().bucket(BUCKET).send().await.unwrap());
     assert!(left.uploads().is_empty(), "an upload was left behind");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_salvage_of_a_long_segment() {
+    let bench = Bench::new();
+    fs::create_dir(bench.path("spool")).unwrap();
+    let id = "01935000-0000-7000-8000-000000000000";
+    let open = Open {
+        version: journal::VERSION,
+        kind: Kind::Capture,
+        capture_id: id.into(),
+        bucket: BUCKET.into(),
+        key: "i-1/2026-11-22-00-15.pcap".into(),
+        instance: "i-1".into(),
+        window: Stamp(0),
+        extension: "pcap".into(),
+        agent_version: "0".into(),
+    };
+    Journal::create(&bench.path(&format!("spool/{id}.journal")), open).unwrap();
+    // Records without a byte, a tebibyte of them, on as good as no disk.
+    let long = fs::File::create(bench.path(&format!("spool/{id}.pcap"))).unwrap();
+    long.write_all_at(&tapfleet::record::pcap::file_header(Precision::Nano, 262_144), 0).unwrap();
+    long.set_len(1 << 40).unwrap();
+    let mut agent = bench.start(&bench.hopeless());
+    bench.send(0, FRAMES, 100);
+    agent.wait_counters("the frames are written", Duration::from_secs(10), |counters| counters.get("frames_written") == FRAMES);
+    let status = agent.stop(STOP);
+    assert!(status.success(), "{status}");
+    assert_eq!(long.metadata().unwrap().len(), 1 << 40, "it was cut");
+    assert!(!bench.path(&format!("spool/{id}.manifest")).exists());
+}
+
+#[test]
+fn a_replay_that_waits_for_its_input_can_be_stopped() {
+    let bench = Bench::new();
+    let pipe = bench.path("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    // Both ends, so that neither waits for the other.
+    let mut input = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    input.write_all(&pcap::file([(1_790_000_100_000_000_000, &[0; 60][..])])).unwrap();
+    let settings = bench.hopeless().set("capture.engine", "file").set("capture.files", vec![pipe.to_str().unwrap()]);
+    let mut agent = bench.start(&settings);
+    let status = agent.stop(STOP);
+    assert!(status.success(), "{status}");
+    drop(input);
 }
 
 /// The messages of that level in a log of JSON lines.
