@@ -84,7 +84,7 @@ pub struct Sending<S> {
     way: Arc<Way<S>>,
     segment: Segment,
     journal: Arc<Mutex<Journal>>,
-    /// Whether the upload's parts in S3 are known to be those of the journal: always, unless it stems from an earlier process.
+    /// Whether the upload's parts in S3 were compared with those of the journal: always, unless it stems from an earlier process.
     agreed: bool,
     /// Parts that the journal has and S3 has not, or not so.
     distrusted: BTreeSet<u32>,
@@ -194,21 +194,21 @@ impl<S: Store> Sending<S> {
         Ok(None)
     }
 
-    /// Compares the journal with what S3 has of an upload that an earlier process began.
+    /// Compares the journal with what S3 has of an upload: one that an earlier process began, or whose parts it refuses.
     async fn agree(&mut self, upload: &Upload, whole: bool, bytes: u64) -> Result<Option<Turn>, Error> {
         let listed = match self.way.store.list_parts(upload).await {
             Ok(listed) => listed,
             Err(error) if error.class == Class::NoSuchUpload => return self.settle_lost(whole, bytes, &error).await.map(Some),
             Err(error) => return Err(error.into()),
         };
-        self.way.counters.uploads_resumed.add(1);
+        self.way.counters.uploads_resumed.add(u64::from(!self.agreed));
         self.forget_parts();
         self.listed = listed.into_iter().map(|part| (part.number, part)).collect();
         let same = |part: &Part| match self.listed.get(&part.number) {
-            Some(there) if there.bytes == part.bytes => match there.crc64nvme {
-                Some(crc64nvme) => crc64nvme == part.crc64nvme,
-                None => there.etag == part.etag,
-            },
+            // The completion names the parts by both. A part of which only the ETag is another one is not sent again.
+            Some(there) if there.bytes == part.bytes && there.etag == part.etag => {
+                there.crc64nvme.is_none_or(|crc64nvme| crc64nvme == part.crc64nvme)
+            }
             _ => false,
         };
         let distrusted = self.read(|state| state.parts.values().filter(|part| !same(part)).map(|part| part.number).collect());
@@ -286,7 +286,12 @@ impl<S: Store> Sending<S> {
         };
         match error.class {
             Class::NoSuchUpload => self.settle_lost(true, bytes, &error).await,
-            Class::InvalidPart | Class::BadDigest => Err(self.restart(&error.to_string()).await?),
+            Class::InvalidPart => match self.agree(&upload, true, bytes).await? {
+                Some(turn) => Ok(turn),
+                None if !self.distrusted.is_empty() => Ok(Turn::Again),
+                None => Err(self.restart(&error.to_string()).await?),
+            },
+            Class::BadDigest => Err(self.restart(&error.to_string()).await?),
             // A lost answer, or the key is taken: by us or by another.
             Class::PreconditionFailed | Class::Conflict | Class::Transient | Class::Throttled => {
                 self.settle_unclear(&upload.place, bytes, error).await
