@@ -174,7 +174,7 @@ impl<S: Store> Sending<S> {
     async fn begin(&mut self, whole: bool, bytes: u64) -> Result<Option<Turn>, Error> {
         let place = self.place();
         match self.way.store.head(&place).await {
-            Ok(found) if self.is_ours(&found) => return self.confirm(&place, found, whole, bytes).await.map(Some),
+            Ok(found) if self.is_ours(&place, &found)? => return self.confirm(&place, found, whole, bytes).await.map(Some),
             Ok(_) => return self.take_next_key().await.map(Some),
             Err(error) if error.class == Class::NotFound => {}
             Err(error) => return Err(error.into()),
@@ -277,7 +277,7 @@ impl<S: Store> Sending<S> {
         let error = match self.way.store.complete(&upload, &parts, whole).await {
             Ok(()) => {
                 let found = self.way.store.head(&upload.place).await?;
-                if self.is_ours(&found) {
+                if self.is_ours(&upload.place, &found)? {
                     return self.confirm(&upload.place, found, true, bytes).await;
                 }
                 return self.take_next_key().await;
@@ -303,7 +303,7 @@ impl<S: Store> Sending<S> {
     /// After a completion that may or may not have happened: whose object is at the key?
     async fn settle_unclear(&mut self, place: &Place, bytes: u64, error: store::Error) -> Result<Turn, Error> {
         match self.way.store.head(place).await {
-            Ok(found) if self.is_ours(&found) => self.confirm(place, found, true, bytes).await,
+            Ok(found) if self.is_ours(place, &found)? => self.confirm(place, found, true, bytes).await,
             Ok(_) => self.take_next_key().await,
             // 409: S3 wants the upload to be begun anew. Otherwise the same completion is sent again later.
             Err(head) if head.class == Class::NotFound && error.class == Class::Conflict => Err(self.restart(&error.to_string()).await?),
@@ -316,7 +316,7 @@ impl<S: Store> Sending<S> {
     async fn settle_lost(&mut self, whole: bool, bytes: u64, error: &store::Error) -> Result<Turn, Error> {
         let place = self.place();
         match self.way.store.head(&place).await {
-            Ok(found) if self.is_ours(&found) => return self.confirm(&place, found, whole, bytes).await,
+            Ok(found) if self.is_ours(&place, &found)? => return self.confirm(&place, found, whole, bytes).await,
             Ok(_) => {}
             Err(head) if head.class == Class::NotFound => {}
             Err(head) => return Err(head.into()),
@@ -422,8 +422,15 @@ impl<S: Store> Sending<S> {
         self.read(|state| state.upload_id.clone()).map(|id| Upload { place, id })
     }
 
-    fn is_ours(&self, found: &Found) -> bool {
-        found.capture_id.as_deref() == Some(&self.read(|state| state.open.capture_id.clone()))
+    /// Whether an object is this segment's, by its capture id. One that tells none, where as many bytes were to be completed, is
+    /// neither ours nor another's: to go on to the next key would leave a copy at each.
+    fn is_ours(&self, place: &Place, found: &Found) -> Result<bool, Error> {
+        let nameless = found.capture_id.is_none();
+        let completed = |(bytes, crc64nvme): (u64, u64)| found.bytes == bytes && found.crc64nvme.is_none_or(|there| there == crc64nvme);
+        if nameless && self.read(|state| state.completing).is_some_and(completed) {
+            return Err(Error::Nameless { place: place.clone() });
+        }
+        Ok(self.read(|state| found.capture_id.as_deref() == Some(&state.open.capture_id)))
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
