@@ -126,7 +126,14 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         () = told_to_stop() => {
             systemd::stopping();
             shared.stop.store(true, Ordering::Release);
-            ended.await
+            match tokio::time::timeout(STOP_PATIENCE, &mut ended).await {
+                Ok(errors) => errors,
+                Err(_) => {
+                    // The recorder may be waiting for a disk that refuses.
+                    spool_threads.insist_no_longer();
+                    ended.await
+                }
+            }
         }
     };
     let errors = errors.map_err(|_| Error::Recorder)?;
