@@ -87,6 +87,10 @@ fn one(folder: &Folder, segment: &Segment) -> Result<(), Error> {
     let before = fs::metadata(data).map_err(io("examine", data))?.len();
     let whole = walk(data, facts.format, facts.compression)?;
     if whole.frames == 0 && state.upload_id.is_none() && !state.creating {
+        if before - whole.file_bytes > RECORD_BYTES_MAX as u64 {
+            // More than a torn record: its beginning is damaged, and there may be frames behind that a person can save.
+            return Err(io("find the first record of", data)(ErrorKind::InvalidData.into()));
+        }
         tracing::info!(path = %data.display(), "removed a segment that held no frame");
         return folder.remove(segment);
     }
@@ -214,8 +218,11 @@ impl Walker {
         if !fill(reader, record, RECORD_HEADER_BYTES)? {
             return Ok(None);
         }
-        let (seconds, fraction, len) = (word(record, 0), word(record, 4), word(record, 8) as usize);
-        if len > RECORD_BYTES_MAX || !fill(reader, record, len)? {
+        let (seconds, fraction, len, orig_len) = (word(record, 0), word(record, 4), word(record, 8) as usize, word(record, 12) as usize);
+        let fractions = if self.nano { 1_000_000_000 } else { 1_000_000 };
+        // A file system may show blocks that never reached the disk as zeros, which would pass for empty frames of 1970.
+        let ours = fraction < fractions && len <= orig_len && record.iter().any(|&byte| byte != 0);
+        if !ours || len > RECORD_BYTES_MAX || !fill(reader, record, len)? {
             return Ok(None);
         }
         let nanos = if self.nano { u64::from(fraction) } else { u64::from(fraction) * 1000 };
