@@ -13,7 +13,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{self, JoinHandle};
-use tokio::time::sleep;
 
 use crate::capture::keeper::Keeper;
 use crate::capture::ring::{Group, Ring};
@@ -127,13 +126,14 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         () = told_to_stop() => {
             systemd::stopping();
             shared.stop.store(true, Ordering::Release);
-            // The recorder may be waiting for a disk that refuses; it does not hold the end up either.
-            let give_up = spool_threads.give_up();
-            tokio::spawn(async move {
-                sleep(STOP_PATIENCE).await;
-                give_up.store(true, Ordering::Release);
-            });
-            ended.await
+            match tokio::time::timeout(STOP_PATIENCE, &mut ended).await {
+                Ok(errors) => errors,
+                Err(_) => {
+                    // The recorder may be waiting for a disk that refuses.
+                    spool_threads.insist_no_longer();
+                    ended.await
+                }
+            }
         }
     };
     let errors = errors.map_err(|_| Error::Recorder)?;
