@@ -69,7 +69,7 @@ finish() {
   printf '%-16s %-24s %8s s\n' "$name" "${outcome[$name]}" "${seconds[$name]}"
 }
 
-echo "building (target folder: ${CARGO_TARGET_DIR:-target}; the first time takes about fifteen minutes on two cores)"
+echo "building (target folder: ${CARGO_TARGET_DIR:-target}; the first time takes about ten minutes on two cores)"
 started=$EPOCHREALTIME
 # A log wants no line per crate, a person who waits wants to see it move.
 quiet=(--quiet)
