@@ -13,12 +13,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{self, JoinHandle};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::capture::keeper::Keeper;
 use crate::capture::ring::{Group, Ring};
 use crate::capture::worker::{Judge, Opener, Shared, Worker};
-use crate::capture::{self, Batch, EngineKind, Event, file, interface, libpcap};
+use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
 use crate::config::Settings;
 use crate::host::clock::{Clock, SystemClock};
 use crate::host::{imds, nic, systemd};
@@ -132,7 +132,7 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         () = told_to_stop() => {
             systemd::stopping();
             shared.stop.store(true, Ordering::Release);
-            let Some(errors) = stopped(ended, spool_threads.give_up(), replay).await else { return Ok(()) };
+            let Some(errors) = stopped(ended, &spool_threads, replay).await else { return Ok(()) };
             errors
         }
     };
@@ -155,15 +155,15 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
 
 /// What capture and recorder ended with after the order to stop; `None` when the input of a replay holds them up.
 async fn stopped(
-    ended: oneshot::Receiver<Vec<capture::Error>>,
-    give_up: Arc<AtomicBool>,
+    mut ended: oneshot::Receiver<Vec<capture::Error>>,
+    spool_threads: &writer::Threads,
     replay: bool,
 ) -> Option<Result<Vec<capture::Error>, oneshot::error::RecvError>> {
+    if let Ok(ended) = timeout(STOP_PATIENCE, &mut ended).await {
+        return Some(ended);
+    }
     // The recorder may be waiting for a disk that refuses; it does not hold the end up either.
-    tokio::spawn(async move {
-        sleep(STOP_PATIENCE).await;
-        give_up.store(true, Ordering::Release);
-    });
+    spool_threads.insist_no_longer();
     if !replay {
         return Some(ended.await);
     }
@@ -251,7 +251,7 @@ fn start_capture(
     for thread in 0..threads {
         let mut open = opener(settings.capture.clone(), group.clone());
         let engine = open()?;
-        let filter = settings.capture.filter.as_deref().map(libpcap::compile).transpose()?;
+        let filter = settings.capture.filter.as_deref().map(filter::compile).transpose()?;
         let (back, spent): (SyncSender<Batch>, Receiver<Batch>) = sync_channel(BATCHES_PER_THREAD);
         give_back.push(back);
         let judge = Judge::new(&settings.capture, filter);

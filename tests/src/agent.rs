@@ -184,6 +184,13 @@ impl Agent {
         }
     }
 
+    /// Lets it stand still for so long, as a machine does that gives it no time.
+    pub fn pause(&self, time: Duration) {
+        self.signal(Signal::STOP);
+        std::thread::sleep(time);
+        self.signal(Signal::CONT);
+    }
+
     /// Ends it as a crash does: it cannot finish anything.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use crate::wire::{Drop, Ignored, Link, Notes, Origin, Rules};
 
 pub mod file;
+pub mod filter;
 pub mod interface;
 pub mod keeper;
 pub mod libpcap;

@@ -151,14 +151,32 @@ fn facts_of(open: &journal::Open) -> Facts {
 pub fn walk(path: &Path, format: Format, compression: Compression) -> Result<Whole, Error> {
     let file = File::open(path).map_err(io("open", path))?;
     let mut walker = Walker { format, nano: false, whole: Whole::default() };
-    match compression {
+    let mut whole = match compression {
         Compression::None => {
-            let mut reader = BufReader::with_capacity(1 << 20, file);
+            let mut reader = BufReader::with_capacity(1 << 20, &file);
             let mut record = Vec::new();
             while walker.step(&mut reader, &mut record).map_err(io("read", path))? {}
-            Ok(walker.whole)
+            walker.whole
         }
-        Compression::Zstd => walk_zstd(&file, path, walker),
+        Compression::Zstd => walk_zstd(&file, path, walker)?,
+    };
+    // After a power loss a file system may show blocks that never reached the disk as zeros.
+    whole.damaged = whole.damaged && !is_zeros_from(&file, whole.file_bytes).map_err(io("read", path))?;
+    Ok(whole)
+}
+
+/// Whether nothing but zeros follows.
+fn is_zeros_from(file: &File, mut offset: u64) -> std::io::Result<bool> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = read_at(file, &mut buffer, offset)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        if buffer.iter().take(read).any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        offset += read as u64;
     }
 }
 
@@ -233,8 +251,11 @@ impl Walker {
         if !fill(reader, record, RECORD_HEADER_BYTES)? {
             return Ok(None);
         }
-        let (seconds, fraction, len) = (word(record, 0), word(record, 4), word(record, 8) as usize);
-        if len > RECORD_BYTES_MAX {
+        let (seconds, fraction, len, orig_len) = (word(record, 0), word(record, 4), word(record, 8) as usize, word(record, 12) as usize);
+        let fractions = if self.nano { 1_000_000_000 } else { 1_000_000 };
+        // Zeros would pass for an empty frame of 1970.
+        let ours = fraction < fractions && len <= orig_len && len <= RECORD_BYTES_MAX && record.iter().any(|&byte| byte != 0);
+        if !ours {
             return Ok(self.damaged());
         }
         if !fill(reader, record, len)? {

@@ -169,6 +169,33 @@ fn a_damaged_record_costs_none_of_those_behind_it() {
 }
 
 #[test]
+fn what_power_loss_left_as_zeros_is_no_record() {
+    for (format, extension) in [(Format::Pcap, "pcap"), (Format::Pcapng, "pcapng")] {
+        let (bytes, ends) = file(format, 5);
+        for hole in [16, 4096, 1 << 20] {
+            let torn = [bytes.as_slice(), &vec![0; hole]].concat();
+            let (_dir, folder) = left_behind(&torn, extension);
+            assert_eq!(salvage(&folder, &folder.segments().unwrap()), 1);
+            assert_eq!(fs::read(folder.path(ID, extension)).unwrap().len() as u64, *ends.last().unwrap(), "{hole} zeros");
+            assert_eq!((facts(&folder).frames, facts(&folder).first), (5, Some(Stamp(1_700_000_000_000_000_000))));
+        }
+    }
+}
+
+#[test]
+fn a_record_header_that_no_agent_writes_is_damage_and_nothing_is_cut_off() {
+    let (bytes, _) = file(Format::Pcap, 3);
+    let header = |seconds: u32, fraction: u32, len: u32, orig_len: u32| [seconds, fraction, len, orig_len].map(u32::to_le_bytes).concat();
+    for bad in [header(1, 1_000_000_000, 0, 0), header(1, 0, 4, 3), header(0, 0, 0, 0)] {
+        let bytes = [bytes.clone(), bad, vec![7; 4]].concat();
+        let (_dir, folder) = left_behind(&bytes, "pcap");
+        assert_eq!(salvage(&folder, &folder.segments().unwrap()), 1);
+        assert_eq!(fs::read(folder.path(ID, "pcap")).unwrap(), bytes);
+        assert_eq!((facts(&folder).frames, facts(&folder).file_bytes), (3, bytes.len() as u64));
+    }
+}
+
+#[test]
 fn a_file_whose_beginning_is_damaged_is_kept() {
     for (extension, length) in [("pcap", 4), ("pcapng", 8), ("pcap.zst", 4)] {
         let (bytes, _) = file(if extension == "pcapng" { Format::Pcapng } else { Format::Pcap }, 40);
