@@ -17,7 +17,7 @@ use tokio::task::{self, JoinHandle};
 use crate::capture::keeper::Keeper;
 use crate::capture::ring::{Group, Ring};
 use crate::capture::worker::{Judge, Opener, Shared, Worker};
-use crate::capture::{self, Batch, EngineKind, Event, file, interface, libpcap};
+use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
 use crate::config::Settings;
 use crate::host::clock::{Clock, SystemClock};
 use crate::host::{imds, nic, systemd};
@@ -229,7 +229,7 @@ fn start_capture(
     for thread in 0..threads {
         let mut open = opener(settings.capture.clone(), group.clone());
         let engine = open()?;
-        let filter = settings.capture.filter.as_deref().map(libpcap::compile).transpose()?;
+        let filter = settings.capture.filter.as_deref().map(filter::compile).transpose()?;
         let (back, spent): (SyncSender<Batch>, Receiver<Batch>) = sync_channel(BATCHES_PER_THREAD);
         give_back.push(back);
         let judge = Judge::new(&settings.capture, filter);

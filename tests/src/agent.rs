@@ -127,11 +127,11 @@ impl Agent {
     ///
     /// # Panics
     /// When it takes longer than `limit`, or the agent ends.
-    pub fn wait_counters(&mut self, what: &str, limit: Duration, done: impl Fn(&Counters) -> bool) -> Counters {
+    pub fn wait_counters(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&Counters) -> bool) -> Counters {
         let mut last = None;
         let seen = self.wait_until(limit, |agent| {
             last = agent.counters().or_else(|| last.take());
-            last.as_ref().is_some_and(&done)
+            last.as_ref().is_some_and(&mut done)
         });
         match last {
             Some(last) if seen => last,
