@@ -16,7 +16,7 @@ use tapfleet::capture::keeper::Keeper;
 use tapfleet::capture::libpcap::Libpcap;
 use tapfleet::capture::ring::{Group, RING_BYTES_MIN, Ring};
 use tapfleet::capture::worker::{Judge, Shared, Worker};
-use tapfleet::capture::{Batch, Bytes, Engine, EngineKind, Error, Event, Losses, OwnedFrame, Settings, Taken, What, libpcap, ring};
+use tapfleet::capture::{Batch, Bytes, Engine, EngineKind, Error, Event, Losses, OwnedFrame, Settings, Taken, What, filter, ring};
 use tapfleet::host::clock::SystemClock;
 use tapfleet::host::nic;
 use tapfleet::observe::counters::Counters;
@@ -662,7 +662,7 @@ fn the_filter_sees_inline_packets_as_they_will_stand_in_the_file() {
     let rules = Rules { inline: Inline::Store, ..settings(1, 0).rules };
     let packet = Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 53) / b"question".to_vec();
     for (expression, taken) in [("udp port 53", true), ("tcp", false)] {
-        let mut judge = Judge::new(&Settings { rules, ..settings(1, 0) }, Some(libpcap::compile(expression).unwrap()));
+        let mut judge = Judge::new(&Settings { rules, ..settings(1, 0) }, Some(filter::compile(expression).unwrap()));
         let frame = Aws::default().inline(packet.clone()).build();
         let mut batch = Batch::default();
         let owned = batch.bytes.refill();
