@@ -19,7 +19,7 @@ use crate::alert::{self, Place, Sns};
 use crate::capture::keeper::Keeper;
 use crate::capture::ring::{Group, Ring};
 use crate::capture::worker::{Judge, Opener, Shared, Worker};
-use crate::capture::{self, Batch, EngineKind, Event, file, interface, libpcap};
+use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
 use crate::config::{Instance, Settings};
 use crate::host::clock::{Clock, SystemClock};
 use crate::host::{imds, nic, systemd};
@@ -136,7 +136,14 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         () = told_to_stop() => {
             systemd::stopping();
             shared.stop.store(true, Ordering::Release);
-            ended.await
+            match tokio::time::timeout(STOP_PATIENCE, &mut ended).await {
+                Ok(errors) => errors,
+                Err(_) => {
+                    // The recorder may be waiting for a disk that refuses.
+                    spool_threads.insist_no_longer();
+                    ended.await
+                }
+            }
         }
     };
     let errors = errors.map_err(|_| Error::Recorder)?;
@@ -284,7 +291,7 @@ fn start_capture(
     for thread in 0..threads {
         let mut open = opener(settings.capture.clone(), group.clone());
         let engine = open()?;
-        let filter = settings.capture.filter.as_deref().map(libpcap::compile).transpose()?;
+        let filter = settings.capture.filter.as_deref().map(filter::compile).transpose()?;
         let (back, spent): (SyncSender<Batch>, Receiver<Batch>) = sync_channel(BATCHES_PER_THREAD);
         give_back.push(back);
         let judge = Judge::new(&settings.capture, filter);

@@ -16,8 +16,7 @@ use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use tapfleet::observe::counters::Counters;
-use tapfleet::record::facts::{ClockFacts, Facts, Index, Kind, LossFacts, Stamp, WindowFacts};
-use tapfleet::record::{Compression, Format, Precision};
+use tapfleet::record::facts::{Facts, Kind, Stamp, WindowFacts};
 use tapfleet::spool::journal::{self, Journal, Open, Part};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
@@ -186,34 +185,9 @@ fn open(id: &str, bucket: &str, key: &str) -> Open {
 }
 
 fn facts(id: &str, bucket: &str, kind: Kind, file_bytes: u64) -> Facts {
-    Facts {
-        kind,
-        capture_id: id.into(),
-        instance: INSTANCE.into(),
-        agent_version: "0.1.0".into(),
-        key: (kind != Kind::Idle).then(key),
-        bucket: bucket.into(),
-        window: WindowFacts { start: WINDOW, seconds: 900 },
-        opened: WINDOW,
-        format: Format::Pcap,
-        precision: Precision::Micro,
-        compression: Compression::None,
-        filter: None,
-        frames: 1,
-        bytes: 60,
-        first: Some(WINDOW),
-        last: Some(WINDOW),
-        late: 0,
-        drops: Default::default(),
-        ignored: Default::default(),
-        losses: LossFacts::default(),
-        origins: Vec::new(),
-        gaps: Vec::new(),
-        clock: ClockFacts::default(),
-        index: Index::default(),
-        file_bytes,
-        salvaged: false,
-    }
+    let begun = Facts::begin(kind, id.into(), INSTANCE.into(), bucket.into(), WindowFacts { start: WINDOW, seconds: 900 });
+    let key = (kind != Kind::Idle).then(key);
+    Facts { key, frames: 1, bytes: 60, first: Some(WINDOW), last: Some(WINDOW), file_bytes, ..begun }
 }
 
 /// A segment as the spool's writer makes it.

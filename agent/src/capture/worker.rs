@@ -228,7 +228,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge by the settings, with `filter` compiled from them by [`super::libpcap::compile`].
+    /// A judge by the settings, with `filter` compiled from them by [`super::filter::compile`].
     #[must_use]
     pub fn new(settings: &Settings, filter: Option<BpfProgram>) -> Self {
         Self {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use socket2::{SockFilter, SockRef};
 
 use super::socket;
-use crate::capture::{Error, Settings, libpcap};
+use crate::capture::{Error, Settings, filter};
 
 /// BPF `ret 0`: takes nothing.
 const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
@@ -55,7 +55,7 @@ impl Group {
     /// # Errors
     /// When libpcap does not compile the kernel filter.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
-        let filter = libpcap::kernel_filter(&settings.rules)?;
+        let filter = filter::kernel_filter(&settings.rules)?;
         Ok(Arc::new(Self { size: settings.threads.max(1), filter, state: Mutex::default() }))
     }
 
