@@ -277,7 +277,7 @@ impl Opened<'_> {
     /// When a file cannot be written; what was begun is then finished by whoever opens the folder next.
     pub fn file(&mut self, state: State, mails: Vec<Mail>) -> Result<Vec<String>, Error> {
         let names = self.outbox.names()?;
-        let notes = mails.iter().any(|mail| mail.kind == Kind::Note);
+        let notes = !mails.is_empty() && mails.iter().all(|mail| mail.kind == Kind::Note);
         if notes && names.len() >= NOTES_MAX {
             return Err(Error::Full { dir: self.outbox.dir.clone(), waiting: names.len() });
         }
