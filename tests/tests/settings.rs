@@ -256,8 +256,9 @@ fn wrong_variables_are_named_as_variables() {
 
 #[test]
 fn an_unknown_key_names_the_nearest_known_one() {
-    let toml =
-        format!("{BUCKET}capture.interfaces = 1\nrecord.rotate_second = 60\n\"spool.dir\" = \"/x\"\nalert.topic_arn = \"x\"\nbucket = 1\n");
+    let toml = format!(
+        "{BUCKET}capture.interfaces = 1\nrecord.rotate_second = 60\n\"spool.dir\" = \"/x\"\nalerts.topic_arn = \"x\"\nbucket = 1\n"
+    );
     let found = wrong(&toml, &[]);
     let nearest = |key: &str| {
         found.iter().find_map(|w| match w {
@@ -268,7 +269,7 @@ fn an_unknown_key_names_the_nearest_known_one() {
     assert_eq!(nearest("capture.interfaces"), Some("capture.interface"));
     assert_eq!(nearest("record.rotate_second"), Some("record.rotate_seconds"));
     assert_eq!(nearest("spool.dir"), Some("spool.dir"), "a quoted key is no path, but what was meant is plain");
-    assert!(nearest("alert").is_some() && nearest("bucket").is_some());
+    assert!(nearest("alerts").is_some() && nearest("bucket").is_some());
     assert_eq!(found.len(), 5, "{found:#?}");
 }
 

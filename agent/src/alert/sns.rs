@@ -114,9 +114,7 @@ impl Notifier for Sns {
         for _ in 0..PAGES_MAX {
             let call = client.list_subscriptions_by_topic().topic_arn(&self.topic_arn).set_next_token(token);
             let page = self.judge("list the subscriptions of", call.send().await).await?;
-            // One that waits for its confirmation has the words "PendingConfirmation" for an ARN.
-            let confirmed = page.subscriptions().iter().filter_map(|s| s.subscription_arn()).any(|arn| arn.starts_with("arn:"));
-            if confirmed {
+            if page.subscriptions().iter().filter_map(|subscription| subscription.subscription_arn()).any(is_confirmed) {
                 return Ok(true);
             }
             token = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
@@ -126,6 +124,11 @@ impl Notifier for Sns {
         }
         Ok(false)
     }
+}
+
+/// One that waits for its confirmation has the word "PendingConfirmation" for an ARN, one that was removed "Deleted".
+fn is_confirmed(subscription_arn: &str) -> bool {
+    subscription_arn.starts_with("arn:")
 }
 
 /// `arn:partition:sns:region:account:name`.
@@ -194,6 +197,12 @@ mod tests {
     fn the_region_is_that_of_the_topic() {
         assert_eq!(region_of("arn:aws:sns:eu-north-1:123456789012:alerts"), Some("eu-north-1"));
         assert_eq!(region_of("alerts"), None);
+    }
+
+    #[test]
+    fn a_subscription_that_waits_for_its_confirmation_or_is_gone_reaches_nobody() {
+        let confirmed = ["PendingConfirmation", "Deleted", "", "arn:aws:sns:eu-north-1:123456789012:alerts:0-1"].map(is_confirmed);
+        assert_eq!(confirmed, [false, false, false, true]);
     }
 
     #[tokio::test]
