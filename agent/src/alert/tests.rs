@@ -42,8 +42,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut sample = Sample::default();
-        sample.now = Now { wall_ns: START_NS, monotonic_ns: 1_000_000 * SECOND_NS };
+        let now = Now { wall_ns: START_NS, monotonic_ns: 1_000_000 * SECOND_NS };
+        let sample = Sample { now, ..Sample::default() };
         let limits = Limits::new(&settings(), true);
         Self {
             sample,
