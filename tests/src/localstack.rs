@@ -95,6 +95,8 @@ impl LocalStack {
             .env("SKIP_SSL_CERT_DOWNLOAD", "1")
             .env("FILESYSTEM_ROOT", dir.path())
             .env("TMPDIR", dir.path())
+            // Which plugins it found, for the next start; in the home folder if nothing is said.
+            .env("XDG_CACHE_HOME", python.ancestors().nth(2).unwrap().join("cache"))
             .env_remove("AWS_ENDPOINT_URL");
         let child = command.process_group(0).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
         let child = child.unwrap_or_else(|cause| panic!("cannot start '{command:?}': {cause}"));

@@ -1,6 +1,7 @@
 //! The store that is Amazon S3: the only file that names its SDK.
 //! In: calls of [`Store`]. Out: the same as requests that end in bounded time and whose errors have a class.
-//! Never: waits for ever (each attempt has its timeout), stops retrying for want of retry tokens, weakens a checksum.
+//! Never: waits for ever (each attempt has its timeout), takes more than [`ANSWER_BYTES_MAX`] of an answer, stops retrying for want
+//! of retry tokens, weakens a checksum.
 //! Spec: Amazon S3 API Reference; AWS SDK for Rust Developer Guide "Configuring timeouts" and "Configuring retries".
 
 use std::error::Error as StdError;
@@ -8,15 +9,17 @@ use std::time::{Duration, Instant};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::Config;
 use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition, TokenBucket};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::{ByteStream, Length};
+use aws_sdk_s3::config::{Config, ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, Length, SdkBody};
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass,
 };
+use http_body_util::Limited;
 use tokio::sync::Mutex;
 
 use super::Settings;
@@ -41,6 +44,9 @@ const RENEW_AFTER: Duration = Duration::from_secs(300);
 
 /// Bytes read at once from the file of a part.
 const READ_BYTES: usize = 256 << 10;
+
+/// The longest answer that is believed: a page of a thousand parts takes less than a tenth.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// Metadata names on capture objects (`x-amz-meta-…`).
 const CAPTURE_ID: &str = "capture-id";
@@ -151,8 +157,30 @@ fn client(shared: &SdkConfig) -> Result<Client, &'static str> {
         .timeout_config(timeouts(CONTROL_TIMEOUT))
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .retry_partition(RetryPartition::custom("tapfleet-upload").token_bucket(TokenBucket::unlimited()).build())
-        .force_path_style(path_style);
+        .force_path_style(path_style)
+        .interceptor(Bounded);
     Ok(Client::from_conf(config.build()))
+}
+
+/// Bounds what the SDK takes into memory of an answer: all of it, and no answer here is an object's content.
+#[derive(Debug)]
+struct Bounded;
+
+impl Intercept for Bounded {
+    fn name(&self) -> &'static str {
+        "Bounded"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let body = context.response_mut().body_mut();
+        *body = SdkBody::from_body_1_x(Limited::new(std::mem::replace(body, SdkBody::taken()), ANSWER_BYTES_MAX));
+        Ok(())
+    }
 }
 
 /// Timeouts of one attempt. The read timeout counts from the beginning of the request, so it must allow for sending it.
@@ -245,6 +273,10 @@ impl Store for S3 {
         let call = self.client(act, place).await?.head_object().bucket(&place.bucket).key(&place.key);
         let sent = call.checksum_mode(ChecksumMode::Enabled).set_expected_bucket_owner(self.owner()).send().await;
         let head = self.judge(act, place, sent).await?;
+        // Each object has one. Who answers without it (a portal, a proxy's error page) does not speak of an object.
+        if head.e_tag.is_none() {
+            return Err(unanswered(act, place, "the answer names no ETag; is this an S3 endpoint?"));
+        }
         Ok(Found {
             bytes: unsigned(head.content_length),
             crc64nvme: head.checksum_crc64_nvme.as_deref().and_then(from_base64),
@@ -303,14 +335,13 @@ impl Store for S3 {
         let place = &upload.place;
         let mut all = Vec::new();
         let mut marker: Option<String> = None;
-        // A page holds up to 1000 parts; the bound is for a store that counts in circles.
+        // A page holds up to 1000 parts; the bounds are for a store that counts in circles or tells nothing.
         while all.len() < PARTS_MAX as usize {
             let call = self.client(act, place).await?.list_parts().bucket(&place.bucket).key(&place.key).upload_id(&upload.id);
             let sent = call.set_part_number_marker(marker.clone()).set_expected_bucket_owner(self.owner()).send().await;
             let page = self.judge(act, place, sent).await?;
-            let parts = page.parts.unwrap_or_default();
-            let empty = parts.is_empty();
-            all.extend(parts.into_iter().filter_map(|part| {
+            let before = all.len();
+            all.extend(page.parts.unwrap_or_default().into_iter().filter_map(|part| {
                 Some(Listed {
                     number: u32::try_from(part.part_number?).ok()?,
                     bytes: unsigned(part.size),
@@ -318,7 +349,7 @@ impl Store for S3 {
                     etag: part.e_tag?,
                 })
             }));
-            if empty || page.is_truncated != Some(true) || page.next_part_number_marker == marker {
+            if all.len() == before || page.is_truncated != Some(true) || page.next_part_number_marker == marker {
                 break;
             }
             marker = page.next_part_number_marker;
@@ -404,8 +435,66 @@ async fn stream(body: &Body) -> Result<ByteStream, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use aws_sdk_s3::config::Credentials;
+    use axum::extract::RawQuery;
+    use axum::response::IntoResponse;
+    use axum::{Router, routing};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    /// A store on loopback that answers as `router` does.
+    async fn store(router: Router) -> S3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, router).await });
+        let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(Credentials::new("t", "t", None, None, "test"));
+        let shared = loader.region(Region::new("eu-north-1")).endpoint_url(endpoint).load().await;
+        let settings = Settings {
+            bucket: "b".into(),
+            key_prefix: String::new(),
+            region: None,
+            endpoint_url: None,
+            storage_class: None,
+            kms_key: None,
+            expected_bucket_owner: None,
+            look_every: Duration::from_secs(1),
+        };
+        S3::with_config(settings, shared)
+    }
+
+    fn place() -> Place {
+        Place { bucket: "b".into(), key: "k".into() }
+    }
+
+    #[tokio::test]
+    async fn a_list_of_parts_that_never_ends_is_not_followed_for_ever() {
+        // One part a page, of which nothing can be used, and always one page more.
+        let page = async |RawQuery(query): RawQuery| {
+            let query = query.unwrap_or_default();
+            let marker = query.split('&').find_map(|pair| pair.strip_prefix("part-number-marker="));
+            let marker = marker.map_or(1, |marker| marker.parse::<u64>().unwrap() + 1);
+            format!(
+                "<ListPartsResult><NextPartNumberMarker>{marker}</NextPartNumberMarker><IsTruncated>true</IsTruncated>\
+                 <Part><PartNumber>{marker}</PartNumber></Part></ListPartsResult>"
+            )
+        };
+        let store = store(Router::new().route("/b/k", routing::get(page))).await;
+        let upload = Upload { place: place(), id: "u".into() };
+        let listed = timeout(Duration::from_secs(5), store.list_parts(&upload)).await;
+        assert_eq!(listed.map(|listed| listed.unwrap()), Ok(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_of_an_object_store_is_not_taken_for_an_object() {
+        // As a portal or a wrong port says yes to everything.
+        let store = store(Router::new().fallback(async || "welcome".into_response())).await;
+        let error = store.head(&place()).await.unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{error}");
+        assert!(error.to_string().contains("ETag"), "{error}");
+    }
 
     #[test]
     fn an_answer_is_classed_by_its_code_and_without_one_by_its_status() {
