@@ -11,6 +11,7 @@ use tapfleet::config::{self, Errors, Settings, Written};
 use tapfleet::run;
 use tracing_subscriber::EnvFilter;
 
+mod alert;
 mod spool;
 mod status;
 
@@ -40,6 +41,20 @@ enum Command {
     /// What is not in S3 yet
     #[command(subcommand)]
     Spool(Spool),
+    /// Send a mail through the topic of the settings; it waits in the outbox when it cannot leave
+    Alert {
+        #[command(flatten)]
+        file: SettingsFile,
+        /// Its subject
+        #[arg(long, requires = "message", required_unless_present = "test")]
+        subject: Option<String>,
+        /// Its text
+        #[arg(long, requires = "subject")]
+        message: Option<String>,
+        /// Send a mail that says that it is a test, and find out whether anybody gets it
+        #[arg(long, conflicts_with_all = ["subject", "message"])]
+        test: bool,
+    },
     /// Ask the running agent how it is
     Status {
         #[command(flatten)]
@@ -176,6 +191,11 @@ fn command(command: Command) -> Result<(), Failure> {
             let settings: Settings = file.read(Some(&folder))?.meant()?;
             log();
             spool::upload(settings)
+        }
+        Command::Alert { file, subject, message, test: _ } => {
+            let (settings, instance) = file.read(None)?.alert()?;
+            log();
+            alert::send(&settings, instance, subject.zip(message))
         }
         Command::Status { file, listen, json } => {
             let listen = match listen {

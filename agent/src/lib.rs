@@ -16,6 +16,8 @@ pub mod spool;
 
 pub mod upload;
 
+pub mod alert;
+
 pub mod host;
 
 pub mod observe;

@@ -15,11 +15,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{self, JoinHandle};
 use tokio::time::timeout;
 
+use crate::alert::rules::Trouble;
+use crate::alert::{self, Place, Sns};
 use crate::capture::keeper::Keeper;
 use crate::capture::ring::{Group, Ring};
 use crate::capture::worker::{Judge, Opener, Shared, Worker};
 use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
-use crate::config::Settings;
+use crate::config::{Instance, Settings};
 use crate::host::clock::{Clock, SystemClock};
 use crate::host::{imds, nic, systemd};
 use crate::observe::counters::Counters;
@@ -84,7 +86,14 @@ pub fn run(settings: Settings) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|cause| Error::Start { what: "the runtime", cause })?;
-    let result = runtime.block_on(agent(settings));
+    let result = runtime.block_on(async {
+        let (alerts, instance) = (settings.alert.clone(), settings.instance.clone());
+        let result = agent(settings).await;
+        if let Err(error) = &result {
+            last_words(&alerts, instance, error).await;
+        }
+        result
+    });
     // A call that hangs (a sync on a dead disk) does not hold the end of the process up.
     runtime.shutdown_timeout(STOP_PATIENCE);
     result
@@ -112,7 +121,8 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     systemd::ready();
     tracing::info!(instance = settings.record.instance, interface = settings.capture.interface, threads, "capturing");
 
-    let (stop_uploads, stopping) = watch::channel(false);
+    let (stop, stopping) = watch::channel(false);
+    let alerts = start_alerts(&settings, &counters, replay, stopping.clone());
     let store = Arc::new(upload::S3::new(settings.upload.clone()));
     let uploads = tokio::spawn({
         let (settings, folder, counters, store) = (settings.upload.clone(), folder.clone(), counters.clone(), store.clone());
@@ -138,9 +148,12 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     };
     let errors = errors.map_err(|_| Error::Recorder)?;
     finish_spool(spool_threads).await;
-    // The receiver is gone when the uploader has died, and then there is nothing to stop.
-    let _ = stop_uploads.send(true);
+    // The receivers are gone when uploader and alerts have died, and then there is nothing to stop.
+    let _ = stop.send(true);
     join(uploads, "the uploader").await;
+    if let Some(alerts) = alerts {
+        join(alerts, "the alerts").await;
+    }
     health.abort();
     if let Some(error) = errors.into_iter().next() {
         return Err(error.into());
@@ -188,6 +201,55 @@ async fn know_instance(settings: &mut Settings) -> Result<(), Error> {
         settings.upload.region.clone_from(&settings.instance.region);
     }
     Ok(())
+}
+
+/// Starts the alerts, if the settings name a topic.
+fn start_alerts(settings: &Settings, counters: &Arc<Counters>, replay: bool, stopping: watch::Receiver<bool>) -> Option<JoinHandle<()>> {
+    let notifier = Arc::new(Sns::new(settings.alert.topic_arn.as_ref()?));
+    let mut schedule = settings.record.schedule.clone();
+    let scene = alert::Scene {
+        place: place_of(&settings.instance, &settings.record.instance, &settings.alert),
+        live: !replay,
+        expected: Box::new(move |wall_ns| schedule.as_mut().is_none_or(|schedule| schedule.is_on(wall_ns))),
+        counters: counters.clone(),
+    };
+    Some(tokio::spawn(alert::run(settings.alert.clone(), scene, notifier, SystemClock, stopping)))
+}
+
+fn place_of(instance: &Instance, id: &str, settings: &alert::Settings) -> Place {
+    Place {
+        instance: id.to_owned(),
+        region: instance.region.clone(),
+        zone: instance.az.clone(),
+        group: instance.group.clone(),
+        account: settings.account(),
+    }
+}
+
+/// Where this is, as far as it can be found out: a mail must leave also when the instance metadata does not answer.
+pub async fn place(mut instance: Instance, settings: &alert::Settings) -> Place {
+    if instance.id.is_none()
+        && let Ok(found) = imds::instance().await
+    {
+        instance.region.get_or_insert(found.region);
+        instance.az.get_or_insert(found.az);
+        instance.id = Some(found.id);
+    }
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let id = instance.id.clone().unwrap_or_else(host);
+    place_of(&instance, &id, settings)
+}
+
+/// Files the trouble that ends the process.
+async fn last_words(settings: &alert::Settings, instance: Instance, error: &Error) {
+    let Some(topic) = &settings.topic_arn else { return };
+    // Of these another agent or the caller knows: capture is not what failed.
+    if matches!(error, Error::Spool(spool::Error::InUse { .. }) | Error::Unsent(_)) {
+        return;
+    }
+    let place = place(instance, settings).await;
+    let notifier = Arc::new(Sns::new(topic));
+    alert::report(settings, place, Trouble::CaptureFailed, error.to_string(), notifier, SystemClock.now()).await;
 }
 
 /// The names that the spool's segments bear, so that no new one gets the same.

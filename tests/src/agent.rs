@@ -22,15 +22,15 @@ pub const INSTANCE: &str = "i-0123456789abcdef0";
 /// Where they answer, unless told otherwise: in a network namespace the port is free.
 const LISTEN: &str = "127.0.0.1:8080";
 
-/// Settings by section and key, as the configuration file has them.
+/// Settings by section and key, as the configuration file has them, and further environment variables.
 #[derive(Clone, Debug)]
-pub struct Settings(BTreeMap<String, BTreeMap<String, Value>>);
+pub struct Settings(BTreeMap<String, BTreeMap<String, Value>>, BTreeMap<String, String>);
 
 impl Settings {
     /// What every agent under test needs: where S3 is, where its spool is, who it is.
     #[must_use]
     pub fn new(s3_endpoint: &str, spool: &Path) -> Self {
-        Self(BTreeMap::new())
+        Self(BTreeMap::new(), BTreeMap::new())
             .set("s3.bucket", BUCKET)
             .set("s3.endpoint_url", s3_endpoint)
             .set("s3.region", localstack::REGION)
@@ -48,6 +48,25 @@ impl Settings {
         let (section, key) = name.split_once('.').unwrap();
         self.0.entry(section.into()).or_default().insert(key.into(), value.into());
         self
+    }
+
+    /// Sets an environment variable of the agent.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.1.insert(name.into(), value.into());
+        self
+    }
+
+    /// Runs another command of the daemon with these settings, and gives how it ended and what it said.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn command(&self, netns: Option<&str>, folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+        let config = folder.join("command.toml");
+        fs::write(&config, self.toml()).unwrap();
+        let output = daemon(netns).args(arguments).arg("--config").arg(&config).envs(&self.1).output().unwrap();
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     }
 
     fn get(&self, name: &str) -> Option<&Value> {
@@ -97,7 +116,7 @@ impl Agent {
         let notices = UnixDatagram::bind(&notify).unwrap();
         notices.set_nonblocking(true).unwrap();
         let mut command = daemon(netns);
-        command.args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &notify);
+        command.args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &notify).envs(&settings.1);
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|cause| panic!("cannot start tapfleetd: {cause}"));
         let listen = settings.get("health.listen").and_then(Value::as_str).unwrap_or(LISTEN).to_owned();

@@ -14,11 +14,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("record", &["wire", "capture", "observe::counters", "host::clock", "host::nic::LossCounters"]),
     ("spool", &["record", "observe::counters"]),
     ("upload", &["spool", "record", "observe::counters"]),
+    ("alert", &["observe::counters", "host::clock"]),
     ("host", &["observe::counters"]),
     ("observe", &["wire", "host::clock"]),
-    ("config", &["wire", "capture", "record", "spool", "upload", "host", "observe"]),
-    ("run", &["wire", "capture", "record", "spool", "upload", "host", "observe", "config"]),
-    ("cli", &["wire", "capture", "record", "spool", "upload", "host", "observe", "config", "run"]),
+    ("config", &["wire", "capture", "record", "spool", "upload", "alert", "host", "observe"]),
+    ("run", &["wire", "capture", "record", "spool", "upload", "alert", "host", "observe", "config"]),
+    ("cli", &["wire", "capture", "record", "spool", "upload", "alert", "host", "observe", "config", "run"]),
     ("main", &["cli", "config", "run"]),
     ("lib", &[]),
 ];
@@ -148,6 +149,13 @@ fn one_file_names_the_s3_sdk() {
     let places: Vec<_> =
         sources(&["agent/src", "operator/src"]).into_iter().filter(|s| has_word(&s.code, "aws_sdk_s3")).map(|s| s.name).collect();
     assert_eq!(places, ["agent/src/upload/s3.rs"]);
+}
+
+#[test]
+fn one_file_names_the_sns_sdk() {
+    let places: Vec<_> =
+        sources(&["agent/src", "operator/src"]).into_iter().filter(|s| has_word(&s.code, "aws_sdk_sns")).map(|s| s.name).collect();
+    assert_eq!(places, ["agent/src/alert/sns.rs"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tapfleet::capture::EngineKind;
@@ -14,7 +15,7 @@ use tapfleet::record::{Compression, Format, Precision};
 use tapfleet::wire::Inline;
 
 /// One wrong value for each kind of mistake that a key can have, as TOML.
-const WRONG: [(&str, &[&str]); 36] = [
+const WRONG: [(&str, &[&str]); 42] = [
     ("capture.interface", &["\"\"", "\"any\"", "\"sixteen-bytes-xx\"", "\"a b\"", "\"..\"", "\"eth0\\u0000\"", "3"]),
     ("capture.engine", &["\"Ring\"", "\"\"", "true"]),
     ("capture.files", &["\"a.pcap\"", "[1]", "[\"\"]", "{}"]),
@@ -49,6 +50,22 @@ const WRONG: [(&str, &[&str]); 36] = [
     ("s3.storage_class", &["\"standard\"", "\"\""]),
     ("s3.kms_key", &["\"\"", "\"a key\""]),
     ("s3.expected_bucket_owner", &["123456789012", "\"12345678901\"", "\"12345678901x\"", "\"\""]),
+    (
+        "alert.topic_arn",
+        &[
+            "\"alerts\"",
+            "\"arn:aws:sqs:eu-north-1:123456789012:alerts\"",
+            "\"arn:aws:sns:eu-north-1:12345:alerts\"",
+            "\"arn:aws:sns:eu-north-1:123456789012:alerts.fifo\"",
+            "\"arn:aws:sns:eu-north-1:123456789012:alerts:sub\"",
+            "5",
+        ],
+    ),
+    ("alert.silence", &["\"8d\"", "\"5 minutes\"", "\"-1s\"", "-1", "1.5", "\"\"", "\"99999999999999999999d\""]),
+    ("alert.drop_ratio", &["1.1", "-0.1", "2", "nan", "inf", "\"0.1\"", "true"]),
+    ("alert.repeat", &["0", "\"0s\"", "\"8d\"", "[]"]),
+    ("alert.on_start", &["\"true\"", "1"]),
+    ("alert.dir", &["\"\"", "\"outbox\""]),
     ("health.listen", &["\"8080\"", "\"localhost:8080\"", "8080", "\"0.0.0.0:65536\""]),
     ("instance.id", &["\"\"", "\"a/b\"", "\"..\"", "\"status\""]),
     ("instance.region", &["\"\"", "\"x y\""]),
@@ -127,6 +144,42 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!((settings.spool.flush_ms, settings.spool.sync_ms, settings.spool.allow_root_device), (500, 500, false));
     assert_eq!(settings.spool.dir, PathBuf::from("/var/lib/tapfleet/spool"));
     assert_eq!(settings.health.listen, "0.0.0.0:8080".parse().unwrap());
+    let alert = &settings.alert;
+    assert_eq!((alert.topic_arn.as_deref(), alert.drop_ratio, alert.on_start), (None, 0.001, false));
+    assert_eq!((alert.silence, alert.repeat), (Some(Duration::from_secs(300)), Duration::from_secs(3600)));
+    assert_eq!(alert.dir, PathBuf::from("/var/lib/tapfleet/outbox"));
+    assert_eq!(alert.spool_max_bytes, settings.spool.max_bytes);
+}
+
+#[test]
+fn times_and_ratios_are_read_in_each_way_of_writing_them() {
+    for (written, seconds) in [("90", 90), ("\"90s\"", 90), ("\"2min\"", 120), ("\" 3 h\"", 10_800), ("\"7d\"", 604_800)] {
+        let settings = meant(&format!("{BUCKET}alert.silence = {written}\n"), &[]);
+        assert_eq!(settings.alert.silence, Some(Duration::from_secs(seconds)), "{written}");
+    }
+    for (written, ratio) in [("0", 0.0), ("1", 1.0), ("0.25", 0.25), ("1e-3", 0.001)] {
+        assert_eq!(meant(&format!("{BUCKET}alert.drop_ratio = {written}\n"), &[]).alert.drop_ratio, ratio);
+        assert_eq!(meant(BUCKET, &[("TAPFLEET__ALERT__DROP_RATIO", written)]).alert.drop_ratio, ratio);
+    }
+    assert_eq!(meant(BUCKET, &[("TAPFLEET__ALERT__SILENCE", "0")]).alert.silence, None, "0: silence is no trouble");
+}
+
+#[test]
+fn an_outbox_within_the_spool_is_refused() {
+    for dir in ["/data/spool", "/data/spool/outbox", "/data/spool/./x"] {
+        let found = wrong(&format!("{BUCKET}spool.dir = \"/data/spool\"\nalert.dir = \"{dir}\"\n"), &[]);
+        assert_eq!(found.iter().map(Wrong::key).collect::<Vec<_>>(), [Some("alert.dir")], "{dir}");
+    }
+    meant(&format!("{BUCKET}spool.dir = \"/data/spool\"\nalert.dir = \"/data/spool-2\"\n"), &[]);
+}
+
+#[test]
+fn alerts_work_when_other_settings_are_wrong() {
+    let topic = "arn:aws:sns:eu-north-1:123456789012:alerts";
+    let (alert, _) = read(&format!("capture.threads = 0\nalert.topic_arn = \"{topic}\"\n"), &[]).alert().unwrap();
+    assert_eq!(alert.topic_arn.as_deref(), Some(topic));
+    let errors = read("capture.threads = 0\nalert.repeat = 0\n", &[]).alert().unwrap_err();
+    assert_eq!(errors.0.iter().map(Wrong::key).collect::<Vec<_>>(), [Some("alert.repeat")]);
 }
 
 #[test]
@@ -203,8 +256,9 @@ fn wrong_variables_are_named_as_variables() {
 
 #[test]
 fn an_unknown_key_names_the_nearest_known_one() {
-    let toml =
-        format!("{BUCKET}capture.interfaces = 1\nrecord.rotate_second = 60\n\"spool.dir\" = \"/x\"\nalert.topic_arn = \"x\"\nbucket = 1\n");
+    let toml = format!(
+        "{BUCKET}capture.interfaces = 1\nrecord.rotate_second = 60\n\"spool.dir\" = \"/x\"\nalerts.topic_arn = \"x\"\nbucket = 1\n"
+    );
     let found = wrong(&toml, &[]);
     let nearest = |key: &str| {
         found.iter().find_map(|w| match w {
@@ -215,7 +269,7 @@ fn an_unknown_key_names_the_nearest_known_one() {
     assert_eq!(nearest("capture.interfaces"), Some("capture.interface"));
     assert_eq!(nearest("record.rotate_second"), Some("record.rotate_seconds"));
     assert_eq!(nearest("spool.dir"), Some("spool.dir"), "a quoted key is no path, but what was meant is plain");
-    assert!(nearest("alert").is_some() && nearest("bucket").is_some());
+    assert!(nearest("alerts").is_some() && nearest("bucket").is_some());
     assert_eq!(found.len(), 5, "{found:#?}");
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::capture::{self, EngineKind};
 use crate::record::schedule::Schedule;
-use crate::{record, spool, upload, wire};
+use crate::{alert, record, spool, upload, wire};
 
 mod rule;
 mod show;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub spool: spool::Settings,
     /// For the uploader.
     pub upload: upload::Settings,
+    /// For the alerts.
+    pub alert: alert::Settings,
     /// For the load balancer's check.
     pub health: Health,
     /// What is known of the instance without asking it.
@@ -215,6 +217,16 @@ impl Written {
         self.one("spool.dir", self.values.spool_dir.as_ref().map(PathBuf::from))
     }
 
+    /// The settings of alerts alone, which must work when others are wrong.
+    ///
+    /// # Errors
+    /// What is wrong with these keys, or with the file as a whole.
+    pub fn alert(&self) -> Result<(alert::Settings, Instance), Errors> {
+        let ours = |key: &str| key.starts_with("alert.") || key.starts_with("instance.");
+        let wrong: Vec<Wrong> = self.wrong.iter().filter(|wrong| wrong.key().is_none_or(ours)).cloned().collect();
+        alerts(&self.values).zip(instance(&self.values)).filter(|_| wrong.is_empty()).ok_or(Errors(wrong))
+    }
+
     /// `health.listen` alone, for a question to the running agent.
     ///
     /// # Errors
@@ -244,6 +256,11 @@ fn combine(values: &Values, reader: &mut Reader) {
         }
         _ => {}
     }
+    if let (Some(spool), Some(outbox)) = (&values.spool_dir, &values.alert_dir)
+        && Path::new(outbox).starts_with(spool)
+    {
+        reader.refuse("alert.dir", "a folder that is not spool.dir and not within it: what fills the spool must not stop the alerts");
+    }
     if let Some(Err(cause)) = values.filter.as_deref().and_then(meant_filter).map(compiles) {
         reader.refuse("capture.filter", &format!("a filter that libpcap understands, see pcap-filter(7); {cause}"));
     }
@@ -272,17 +289,34 @@ fn compiles(expression: &str) -> Result<(), String> {
     }
 }
 
+fn instance(v: &Values) -> Option<Instance> {
+    Some(Instance {
+        id: v.instance_id.clone()?,
+        region: v.instance_region.clone()?,
+        az: v.instance_az.clone()?,
+        group: v.instance_group.clone()?,
+    })
+}
+
+fn alerts(v: &Values) -> Option<alert::Settings> {
+    Some(alert::Settings {
+        topic_arn: v.topic_arn.clone()?,
+        silence: v.silence.map(|time| Some(time).filter(|time| !time.is_zero()))?,
+        drop_ratio: v.drop_ratio?,
+        repeat: v.repeat?,
+        on_start: v.on_start?,
+        dir: v.alert_dir.as_ref()?.into(),
+        // Of no use to who only sends a mail.
+        spool_max_bytes: v.spool_max_bytes.unwrap_or(0),
+    })
+}
+
 /// `None` only when a value is missing because it was wrong.
 fn build(v: &Values) -> Option<Settings> {
     let filter = meant_filter(v.filter.as_deref()?).map(str::to_owned);
     let bucket = v.bucket.clone()?;
     let key_prefix = v.key_prefix.clone()?;
-    let instance = Instance {
-        id: v.instance_id.clone()?,
-        region: v.instance_region.clone()?,
-        az: v.instance_az.clone()?,
-        group: v.instance_group.clone()?,
-    };
+    let instance = instance(v)?;
     let engine = v.engine?;
     Some(Settings {
         capture: capture::Settings {
@@ -330,6 +364,7 @@ fn build(v: &Values) -> Option<Settings> {
             expected_bucket_owner: v.expected_bucket_owner.clone()?,
             look_every: LOOK_EVERY,
         },
+        alert: alerts(v)?,
         health: Health { listen: v.listen? },
         instance,
     })

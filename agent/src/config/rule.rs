@@ -3,12 +3,15 @@
 
 use std::fmt;
 use std::fmt::Display;
+use std::time::Duration;
 
 /// A value as written.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Raw {
     /// A TOML integer.
     Integer(i64),
+    /// A TOML float.
+    Decimal(f64),
     /// A TOML boolean.
     Flag(bool),
     /// A TOML string.
@@ -28,6 +31,7 @@ impl Display for Raw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
             Self::Integer(n) => n.to_string(),
+            Self::Decimal(n) => n.to_string(),
             Self::Flag(flag) => flag.to_string(),
             Self::Text(text) | Self::Bare(text) => quoted(text),
             Self::Other(words) => words.clone(),
@@ -167,6 +171,76 @@ impl<T: TryFrom<u64> + TryInto<u64> + PartialOrd + Copy> Rule for Size<T> {
     fn show(&self, value: &T) -> Option<String> {
         let text = size_text((*value).try_into().ok()?);
         Some(if text.ends_with('B') { quoted(&text) } else { text })
+    }
+}
+
+/// A part of a whole, from 0 to 1.
+pub struct Ratio;
+
+impl Rule for Ratio {
+    type Value = f64;
+
+    fn allowed(&self) -> String {
+        "a number from 0 to 1, like 0.001".into()
+    }
+
+    fn read(&self, raw: &Raw) -> Option<f64> {
+        let number = match raw {
+            Raw::Integer(0) => 0.0,
+            Raw::Integer(1) => 1.0,
+            Raw::Decimal(n) => *n,
+            Raw::Bare(text) => text.trim().parse().ok()?,
+            _ => return None,
+        };
+        // What is not a number is in no range.
+        Some(number).filter(|n| (0.0..=1.0).contains(n))
+    }
+
+    fn show(&self, value: &f64) -> Option<String> {
+        Some(format!("{value:?}"))
+    }
+}
+
+/// A time of whole seconds from `min` to `max`, with or without a unit.
+pub struct Time {
+    pub min: Duration,
+    pub max: Duration,
+}
+
+const TIMES: [(&str, u64); 5] = [("min", 60), ("d", 86_400), ("h", 3600), ("s", 1), ("", 1)];
+
+fn time_text(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [("d", 86_400), ("h", 3600), ("min", 60)];
+    let (unit, factor) = units.into_iter().find(|(_, factor)| seconds != 0 && seconds.is_multiple_of(*factor)).unwrap_or(("s", 1));
+    format!("{}{unit}", seconds / factor)
+}
+
+fn time_of(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let (number, factor) = TIMES.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    let number: u64 = number.trim_end().parse().ok()?;
+    number.checked_mul(factor).map(Duration::from_secs)
+}
+
+impl Rule for Time {
+    type Value = Duration;
+
+    fn allowed(&self) -> String {
+        format!("a time from {} to {}, like \"5min\" (s, min, h, d; without a unit: seconds)", time_text(self.min), time_text(self.max))
+    }
+
+    fn read(&self, raw: &Raw) -> Option<Duration> {
+        let time = match raw {
+            Raw::Integer(n) => Duration::from_secs(u64::try_from(*n).ok()?),
+            Raw::Text(text) | Raw::Bare(text) => time_of(text)?,
+            _ => return None,
+        };
+        Some(time).filter(|time| (self.min..=self.max).contains(time))
+    }
+
+    fn show(&self, value: &Duration) -> Option<String> {
+        Some(quoted(&time_text(*value)))
     }
 }
 

@@ -212,7 +212,7 @@ fn raw(kind: ValueKind) -> Raw {
         ValueKind::I64(n) => Raw::Integer(n),
         ValueKind::String(text) => Raw::Text(text),
         ValueKind::Array(items) => Raw::List(items.into_iter().map(|item| raw(item.kind)).collect()),
-        ValueKind::Float(n) => Raw::Other(n.to_string()),
+        ValueKind::Float(n) => Raw::Decimal(n),
         ValueKind::Table(_) => Raw::Other("a table".into()),
         other => Raw::Other(other.to_string()),
     }

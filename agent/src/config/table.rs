@@ -5,11 +5,12 @@
 //! To add a setting: a row here, a line in `build` of the parent module, and the example file anew (its test says how).
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::SNAPLEN_MAX;
-use super::rule::{Choice, Divisor, Flag, Integer, List, Maybe, Raw, Rule, Size, Text};
+use super::rule::{Choice, Divisor, Flag, Integer, List, Maybe, Ratio, Raw, Rule, Size, Text, Time, quoted};
 use super::source::{Reader, variable_of};
 use crate::capture::EngineKind;
 use crate::record::{Compression, Format, Precision};
@@ -45,6 +46,8 @@ pub enum Literal {
     Text(&'static str),
     /// A TOML integer.
     Number(i64),
+    /// A TOML float.
+    Decimal(f64),
     /// A TOML boolean.
     Flag(bool),
     /// An empty list.
@@ -56,6 +59,7 @@ impl From<Literal> for Raw {
         match literal {
             Literal::Text(text) => Self::Text(text.into()),
             Literal::Number(number) => Self::Integer(number),
+            Literal::Decimal(number) => Self::Decimal(number),
             Literal::Flag(flag) => Self::Flag(flag),
             Literal::Nothing => Self::List(Vec::new()),
         }
@@ -99,11 +103,12 @@ impl Key {
 }
 
 /// The sections in the order of the example file, with what they are about.
-pub const SECTIONS: [(&str, &str); 6] = [
+pub const SECTIONS: [(&str, &str); 7] = [
     ("capture", "Where mirrored packets come from, and which are taken."),
     ("record", "How they are written."),
     ("spool", "Where capture files stay until S3 has confirmed them."),
     ("s3", "Where they go. Credentials come from the environment or the instance's role, as with the AWS tools."),
+    ("alert", "Who hears of it when captures fail to be taken or to arrive, and when that is over."),
     ("health", "What the load balancer and Prometheus ask."),
     ("instance", "Who records. Instance metadata (IMDSv2) says it; set it only outside EC2."),
 ];
@@ -204,6 +209,19 @@ keys! {
         Fallback::Absent { means: "not checked", example: "\"123456789012\"" }, Maybe(ACCOUNT),
         "Refuse to write to a bucket of another account.";
 
+    topic_arn: Option<String> = "alert.topic_arn", text(""), TOPIC,
+        "The SNS topic that mails go to; empty: alerts are off.";
+    silence: Duration = "alert.silence", text("5min"), Time { min: Duration::ZERO, max: DAYS_7 },
+        "No mirrored packet for this long, while record.schedule is on, is a trouble; 0: it is none.";
+    drop_ratio: f64 = "alert.drop_ratio", Fallback::Default(Literal::Decimal(0.001)), Ratio,
+        "A trouble when the kernel drops more than this part of a minute's packets.";
+    repeat: Duration = "alert.repeat", text("1h"), Time { min: Duration::from_secs(1), max: DAYS_7 },
+        "At most one mail in this time says that a trouble is still there.";
+    on_start: bool = "alert.on_start", NO, Flag,
+        "Whether a mail says that the agent has started.";
+    alert_dir: String = "alert.dir", text("/var/lib/tapfleet/outbox"), DIR,
+        "Where mails wait while SNS does not take them; not within the spool.";
+
     listen: SocketAddr = "health.listen", text("0.0.0.0:8080"), LISTEN,
         "Where /healthz, /metrics and /status are served.";
 
@@ -220,6 +238,8 @@ keys! {
         Fallback::Absent { means: FROM_METADATA, example: "\"traffic-mirror-agents\"" }, Maybe(GROUP),
         "Its Auto Scaling group.";
 }
+
+const DAYS_7: Duration = Duration::from_secs(7 * 86_400);
 
 const FROM_METADATA: &str = "from instance metadata";
 
@@ -341,3 +361,34 @@ const GROUP: Text<String> = Text {
     allowed: "1 to 255 characters without a colon",
     parse: |t| ((1..256).contains(&t.len()) && !t.contains(':')).then(|| t.to_owned()),
 };
+
+/// Amazon SNS Developer Guide, "Creating a topic". A FIFO topic has no mail subscriptions.
+struct Topic;
+const TOPIC: Topic = Topic;
+
+impl Rule for Topic {
+    type Value = Option<String>;
+
+    fn allowed(&self) -> String {
+        "\"\" or the ARN of a standard topic like \"arn:aws:sns:eu-central-1:123456789012:capture-alerts\"".into()
+    }
+
+    fn read(&self, raw: &Raw) -> Option<Self::Value> {
+        let text = Text { allowed: "", parse: |t| Some(t.to_owned()) }.read(raw)?;
+        if text.is_empty() {
+            return Some(None);
+        }
+        let parts: Vec<&str> = text.split(':').collect();
+        let ["arn", partition, "sns", region, account, name] = parts.as_slice() else { return None };
+        let fits = (partition.starts_with("aws") && partition.chars().all(|c| alphanumeric(c) || c == '-'))
+            && (REGION.parse)(region).is_some()
+            && (ACCOUNT.parse)(account).is_some()
+            && (1..=256).contains(&name.len())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+        fits.then_some(Some(text))
+    }
+
+    fn show(&self, value: &Self::Value) -> Option<String> {
+        Some(quoted(value.as_deref().unwrap_or_default()))
+    }
+}

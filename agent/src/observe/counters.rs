@@ -89,6 +89,10 @@ pub struct Counters {
     pub bytes_verified: Count,
     /// Calls to S3 that failed.
     pub upload_failures: Count,
+    /// Of those, refused: no such bucket, or not allowed.
+    pub upload_refusals: Count,
+    /// Segments of which S3 has confirmed everything, windows without frames included.
+    pub segments_finished: Count,
     /// Multipart uploads taken up again after a restart.
     pub uploads_resumed: Count,
     /// Keys that were taken when we came to them.
@@ -129,10 +133,29 @@ impl Counters {
             segments_verified: Count::default(),
             bytes_verified: Count::default(),
             upload_failures: Count::default(),
+            upload_refusals: Count::default(),
+            segments_finished: Count::default(),
             uploads_resumed: Count::default(),
             key_collisions: Count::default(),
             recorder: Pulse::default(),
             captures: (0..capture_threads).map(|_| Pulse::default()).collect(),
         }
+    }
+
+    /// Frames that were not written for want of room in the spool.
+    #[must_use]
+    pub fn spool_full(&self) -> u64 {
+        self.dropped(Drop::SpoolFull)
+    }
+
+    /// Mirrored frames that came, written or not: what was dropped because it was malformed or from elsewhere is not mirrored.
+    #[must_use]
+    pub fn mirrored(&self) -> u64 {
+        let unwritten = [Drop::Filtered, Drop::OutOfSchedule, Drop::SpoolFull].map(|reason| self.dropped(reason));
+        self.frames_written.get() + unwritten.iter().sum::<u64>()
+    }
+
+    fn dropped(&self, reason: Drop) -> u64 {
+        self.drops.get(reason.index()).map_or(0, Count::get)
     }
 }

@@ -81,6 +81,8 @@ fn series(counters: &Counters) -> Vec<Series> {
         segments_verified,
         bytes_verified,
         upload_failures,
+        upload_refusals,
+        segments_finished,
         uploads_resumed,
         key_collisions,
         recorder: _,
@@ -117,6 +119,8 @@ fn series(counters: &Counters) -> Vec<Series> {
         sum("segments_verified", segments_verified, "Captures that S3 confirmed by size, checksum and capture id."),
         sum("bytes_verified", bytes_verified, "Bytes of the captures that S3 confirmed."),
         sum("upload_failures", upload_failures, "Calls to S3 that failed; each is tried again."),
+        sum("upload_refusals", upload_refusals, "Of those, refused: no such bucket, or not allowed."),
+        sum("segments_finished", segments_finished, "Segments that have left the spool, windows without frames included."),
         sum("uploads_resumed", uploads_resumed, "Multipart uploads taken up again after a restart."),
         sum("key_collisions", key_collisions, "Keys that were taken when we came to them."),
     ]

@@ -34,7 +34,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Sends what the folder holds and what comes into it, until `stop` says true or its sender is gone.
 pub async fn run<S: Store>(settings: Settings, folder: Folder, counters: Arc<Counters>, store: Arc<S>, stop: watch::Receiver<bool>) {
-    let check = tokio::spawn(check_bucket(settings.bucket.clone(), store.clone()));
+    let check = tokio::spawn(check_bucket(settings.bucket.clone(), store.clone(), counters.clone()));
     Rounds::new(settings, folder, counters, store).go(stop, false).await;
     check.abort();
 }
@@ -52,10 +52,17 @@ pub async fn drain<S: Store>(
 }
 
 /// Says at once what would otherwise be seen only when the first segment is to be sent.
-async fn check_bucket<S: Store>(bucket: String, store: Arc<S>) {
+async fn check_bucket<S: Store>(bucket: String, store: Arc<S>, counters: Arc<Counters>) {
     match store.head_bucket(&bucket).await {
         Ok(()) => info!("captures go to s3://{bucket}"),
-        Err(cause) => error!("captures stay in the spool for now: {cause}"),
+        Err(cause) => {
+            error!("captures stay in the spool for now: {cause}");
+            // Being forbidden to ask for the bucket does not mean being forbidden to write to it.
+            if cause.class == Class::NoSuchBucket {
+                counters.upload_failures.add(1);
+                counters.upload_refusals.add(1);
+            }
+        }
     }
 }
 
@@ -171,7 +178,10 @@ impl<S: Store> Rounds<S> {
         entry.under_way = false;
         entry.sending = done.sending;
         let error = match done.outcome {
-            Ok(_) => {
+            Ok(progress) => {
+                if progress == Progress::Gone {
+                    self.way.counters.segments_finished.add(1);
+                }
                 (entry.failures, entry.damaged) = (0, false);
                 entry.due = Instant::now() + self.look_every;
                 return;
@@ -189,6 +199,9 @@ impl<S: Store> Rounds<S> {
             _ if error.is_damage() => error!("{text}"),
             Error::Store(error) => {
                 self.way.counters.upload_failures.add(1);
+                if matches!(error.class, Class::Denied | Class::NoSuchBucket) {
+                    self.way.counters.upload_refusals.add(1);
+                }
                 self.say(Some(error.class), &text);
             }
             _ => self.say(None, &text),

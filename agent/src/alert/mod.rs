@@ -1,0 +1,205 @@
+//! In: counters. Out: mails through a topic: one when a trouble begins, few while it lasts, one when it is over.
+//! Never: loses a mail while the outbox can be written; mails what it cannot know; holds anything else up.
+//!
+//! [`rules`] says which troubles there are and when; [`fold`] makes few mails of that; [`mail`] words them; [`outbox`] keeps
+//! them until the [`notifier`] has taken them; [`sns`] is the one real notifier; [`desk`] and [`sender`] do it all, side by side.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use crate::host::clock::{Clock, Now};
+use crate::observe::counters::Counters;
+
+pub mod desk;
+pub mod fold;
+pub mod mail;
+pub mod notifier;
+pub mod outbox;
+pub mod rules;
+pub mod sender;
+pub mod sns;
+
+use desk::Desk;
+use fold::Losses;
+pub use mail::{Mail, Place};
+pub use notifier::Notifier;
+use outbox::Outbox;
+use rules::{Trouble, Verdict};
+use sender::{LAST_TRY, Sender};
+pub use sns::Sns;
+
+/// What the alerting stage needs to know; checked by `config`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The topic; `None`: alerts are off.
+    pub topic_arn: Option<String>,
+    /// No mirrored packet for this long is a trouble; `None`: it is none.
+    pub silence: Option<Duration>,
+    /// The part of the packets that the kernel may drop, 0 to 1.
+    pub drop_ratio: f64,
+    /// At most one mail in this time says that a trouble is still there.
+    pub repeat: Duration,
+    /// Whether a mail says that the agent has started.
+    pub on_start: bool,
+    /// The outbox.
+    pub dir: PathBuf,
+    /// What the spool may hold, bytes; 0: not known.
+    pub spool_max_bytes: u64,
+}
+
+impl Settings {
+    /// The account in the topic's ARN.
+    #[must_use]
+    pub fn account(&self) -> Option<String> {
+        self.topic_arn.as_ref()?.split(':').nth(4).map(str::to_owned)
+    }
+}
+
+/// Whether packets are to be recorded at this time of the wall clock.
+pub type Expected = Box<dyn FnMut(u64) -> bool + Send>;
+
+/// What alerts need to know of the agent.
+pub struct Scene {
+    /// Where it is.
+    pub place: Place,
+    /// Whether frames come from an interface.
+    pub live: bool,
+    /// When silence is a trouble.
+    pub expected: Expected,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+}
+
+/// Why a mail was not sent.
+#[derive(thiserror::Error, Debug)]
+pub enum Error {
+    /// Alerts are off.
+    #[error("alerts are off: set alert.topic_arn to the ARN of an SNS topic")]
+    Off,
+    /// The outbox did not take it.
+    #[error(transparent)]
+    Outbox(#[from] outbox::Error),
+    /// The mail waits in the outbox.
+    #[error("{cause}; the mail waits in the outbox '{}', and the agent or the next `tapfleetd alert` sends it", dir.display())]
+    Waits {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// The topic took it, and nobody gets it.
+    #[error("nobody gets the mails of {topic}: it has no confirmed subscription; subscribe an address to it and confirm")]
+    Nobody {
+        /// Which topic.
+        topic: String,
+    },
+}
+
+/// How long a command waits for its mail to leave.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(40);
+
+/// Watches and sends until `stop` says true or its sender is gone; then what waits gets a last try of [`LAST_TRY`].
+pub async fn run<N: Notifier, C: Clock + 'static>(
+    settings: Settings,
+    scene: Scene,
+    notifier: Arc<N>,
+    clock: C,
+    stop: watch::Receiver<bool>,
+) {
+    let outbox = Outbox::new(&settings.dir);
+    let unsaved = desk::Unsaved::default();
+    let (tell, subscribed) = watch::channel(None);
+    let desk = Desk::new(&settings, scene, outbox.clone(), unsaved.clone(), clock.now());
+    let sender = Sender::new(outbox, notifier.clone(), unsaved);
+    let watching = desk::watch(desk, clock, subscribed.clone(), settings.on_start, stop.clone());
+    let asking = sender::ask(notifier, tell, stop.clone());
+    tokio::join!(watching, asking, sender.run(subscribed, stop));
+}
+
+/// Files a trouble that ends the process, and tries to send what waits for at most [`LAST_TRY`].
+pub async fn report<N: Notifier>(settings: &Settings, place: Place, trouble: Trouble, detail: String, notifier: Arc<N>, now: Now) {
+    let outbox = Outbox::new(&settings.dir);
+    let filed = spawn_blocking({
+        let (settings, outbox) = (settings.clone(), outbox.clone());
+        move || {
+            let mut opened = outbox.open()?;
+            let mut state = opened.state().clone();
+            let room = opened.waiting()? < outbox::MAILS_MAX;
+            let limits = rules::Limits::new(&settings, true);
+            let mut fold = fold::Fold::new(limits, settings.repeat, &place.instance, Losses::default());
+            let (news, keep) = fold.fold(&mut state, &[(trouble, Verdict::Holds(detail))], Losses::default(), now, room);
+            let mails = news.iter().map(|news| Mail::of(news, &place)).collect();
+            if keep { opened.file(state, mails).map(drop) } else { Ok(()) }
+        }
+    });
+    match filed.await {
+        Ok(Ok(())) => {}
+        Ok(Err(cause)) => tracing::error!("the trouble '{}' is not filed: {cause}", trouble.name()),
+        Err(cause) => tracing::error!(%cause, "the trouble '{}' is not filed", trouble.name()),
+    }
+    let mut sender = Sender::new(outbox, notifier, desk::Unsaved::default());
+    let _ = timeout(LAST_TRY, async { while sender.step().await == sender::Step::Sent {} }).await;
+}
+
+/// Files a mail of a person or a program and waits until it has left. Gives its id.
+///
+/// # Errors
+/// When it could not be filed, or has not left in time: it then waits in the outbox.
+pub async fn note<N: Notifier>(
+    settings: &Settings,
+    place: &Place,
+    subject: &str,
+    message: &str,
+    notifier: Arc<N>,
+) -> Result<String, Error> {
+    let outbox = Outbox::new(&settings.dir);
+    let id = format!("note-{}", Uuid::now_v7());
+    let mail = Mail::note(&id, subject, message, place);
+    let filing = {
+        let outbox = outbox.clone();
+        spawn_blocking(move || {
+            let mut opened = outbox.open()?;
+            let state = opened.state().clone();
+            opened.file(state, vec![mail])
+        })
+    };
+    let waits = |cause: String| Error::Waits { dir: settings.dir.clone(), cause };
+    let names = filing.await.map_err(|cause| waits(cause.to_string()))??;
+    let mut sender = Sender::new(outbox.clone(), notifier, desk::Unsaved::default());
+    let end = Instant::now() + COMMAND_PATIENCE;
+    while names.iter().any(|name| outbox.holds(name)) {
+        match sender.step().await {
+            sender::Step::Failed(cause) => return Err(waits(cause)),
+            _ if Instant::now() > end => return Err(waits("another process has the right to send and has not sent it yet".into())),
+            sender::Step::Sent => {}
+            sender::Step::Nothing => tokio::time::sleep(sender::LOOK_EVERY).await,
+        }
+    }
+    Ok(id)
+}
+
+/// Sends a mail that only says that mails arrive, and finds out whether anybody gets it. Gives its id.
+///
+/// # Errors
+/// As [`note`]; also when nobody has confirmed a subscription. That it could not be found out is no error.
+pub async fn test<N: Notifier>(settings: &Settings, place: &Place, notifier: Arc<N>) -> Result<String, Error> {
+    let subject = format!("tapfleet TEST {}", place.instance);
+    let id = note(settings, place, &subject, "This is a test: alerts of tapfleet reach you.", notifier.clone()).await?;
+    match notifier.reaches().await {
+        Ok(false) => Err(Error::Nobody { topic: settings.topic_arn.clone().unwrap_or_default() }),
+        Ok(true) => Ok(id),
+        Err(cause) => {
+            tracing::warn!("whether anybody gets it is not known: {cause}");
+            Ok(id)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

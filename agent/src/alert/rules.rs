@@ -1,0 +1,480 @@
+//! The table of troubles, and the conditions under which each holds.
+//! In: samples of the counters, with the time they were taken at; limits. Out: of each trouble whether it holds.
+//! Never: reads a clock or a file; takes "cannot be told" for "over".
+//!
+//! To add a trouble: a row in the table, a line in [`Watch::look`]. Its mails are made from the row.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::Settings;
+use crate::host::clock::{Now, SECOND_NS};
+use crate::observe::counters::Counters;
+
+/// Declares the troubles: a stable name, a title for subjects, what is at stake, what to do.
+macro_rules! troubles {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $title:literal, $stake:literal, $todo:literal;)+) => {
+        /// What a person must hear of.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        pub enum Trouble { $($(#[$doc])* $variant,)+ }
+
+        impl Trouble {
+            /// Every trouble.
+            pub const ALL: [Self; [$(Self::$variant),+].len()] = [$(Self::$variant),+];
+
+            /// Its stable name, part of each trouble id.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// A few words, at most [`TITLE_MAX`] ASCII characters.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)+ }
+            }
+
+            /// What is at stake.
+            #[must_use]
+            pub const fn stake(self) -> &'static str {
+                match self { $(Self::$variant => $stake,)+ }
+            }
+
+            /// What to do next.
+            #[must_use]
+            pub const fn todo(self) -> &'static str {
+                match self { $(Self::$variant => $todo,)+ }
+            }
+        }
+    };
+}
+
+/// The most characters of a title: with an instance id it must fit into a subject.
+pub const TITLE_MAX: usize = 40;
+
+troubles! {
+    /// Capture cannot start, or died, or stands still.
+    CaptureFailed = "capture_failed", "no packets can be captured",
+        "What is mirrored to this instance is not recorded, and is lost.",
+        "Read `journalctl -u tapfleetd`; `tapfleetd check` names wrong settings, `tapfleetd status` says how it is now.";
+    /// Mirrored packets no longer come.
+    Silence = "silence", "no mirrored packets arrive",
+        "If anything is being mirrored, it gets lost on its way here.",
+        "Look at the mirror sessions, at the load balancer's targets and at the security group (UDP 6081). If it is meant to be this \
+         quiet, raise alert.silence.";
+    /// More than `alert.drop_ratio` of the packets find no room in the ring.
+    KernelDrops = "kernel_drops", "the kernel drops packets",
+        "The captures have holes; the manifests count them.",
+        "Raise capture.ring_bytes or capture.threads, take a larger instance, or mirror less.";
+    /// The interface to capture on is not there.
+    InterfaceGone = "interface_gone", "the capture interface is gone",
+        "No packet reaches this agent until the interface is back; it is reopened by itself.",
+        "Look at `ip link` on the instance and at its network interfaces in EC2.";
+    /// Calls to S3 have failed for a while.
+    UploadFailing = "upload_failing", "captures do not reach S3",
+        "Captures wait in the spool and nothing is lost until it is full.",
+        "Look at the log for the cause: network, endpoint, VPC endpoint policy, expired credentials. Sending goes on by itself.";
+    /// S3 refuses: credentials, policy, bucket.
+    UploadRefused = "upload_refused", "S3 refuses the captures",
+        "Captures wait in the spool and nothing is lost until it is full; this does not go away by itself.",
+        "Look at the log for the refusal, then at s3.bucket, the instance's role, the bucket's policy and the KMS key.";
+    /// The spool is filling up.
+    SpoolHigh = "spool_high", "the spool is filling up",
+        "When it is full, packets are dropped.",
+        "See why captures do not leave (`tapfleetd spool list`), or raise spool.max_bytes.";
+    /// The spool is nearly full.
+    SpoolCritical = "spool_critical", "the spool is almost full",
+        "When it is full, packets are dropped.",
+        "See at once why captures do not leave (`tapfleetd spool list`), or raise spool.max_bytes.";
+    /// Packets are dropped, as the spool is full.
+    SpoolFull = "spool_full", "the spool is full, packets are dropped",
+        "Packets are being lost; the manifests count them.",
+        "Let captures leave: see `tapfleetd spool list` and the log, or raise spool.max_bytes.";
+    /// The wall clock stepped.
+    ClockStepped = "clock_stepped", "the clock has stepped",
+        "Times of packets before and after cannot be compared; the open capture was closed and a new one begun.",
+        "See whether chronyd runs and reaches the Amazon Time Sync Service (169.254.169.123).";
+    /// The topic has no confirmed subscription.
+    NobodySubscribed = "nobody_subscribed", "nobody receives the alert mails",
+        "Troubles were heard of by nobody; the mails about them waited in the outbox and follow now.",
+        "Subscribe at least one address to the topic and confirm it; the link in the confirmation mail expires.";
+}
+
+impl Trouble {
+    /// The trouble of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|trouble| trouble.name() == name)
+    }
+}
+
+/// Whether a trouble is there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It is, in one line.
+    Holds(String),
+    /// Nothing says so, and nothing says that it is over.
+    Unclear,
+    /// It is not.
+    Clear,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Sample {
+    /// When.
+    pub now: Now,
+    /// Mirrored frames that came.
+    pub mirrored: u64,
+    /// Packets that the kernel saw.
+    pub kernel_packets: u64,
+    /// Of those, dropped.
+    pub kernel_drops: u64,
+    /// Frames dropped for want of room in the spool.
+    pub spool_full: u64,
+    /// Level of the spool, bytes.
+    pub spool_bytes: u64,
+    /// Calls to S3 that failed.
+    pub upload_failures: u64,
+    /// Of those, refused.
+    pub upload_refusals: u64,
+    /// Signs that S3 took something.
+    pub upload_successes: u64,
+    /// Steps of the wall clock.
+    pub clock_steps: u64,
+    /// Last life sign of the thread that has given none for the longest; 0 when one has given none yet. Monotonic.
+    pub beat_ns: u64,
+    /// When any capture thread could last take frames; 0 for never. Monotonic.
+    pub able_ns: u64,
+}
+
+impl Sample {
+    /// The counters now.
+    #[must_use]
+    pub fn of(counters: &Counters, now: Now) -> Self {
+        let captures = &counters.captures;
+        let beats = captures.iter().map(|pulse| pulse.beat_ns.get()).chain([counters.recorder.beat_ns.get()]);
+        Self {
+            now,
+            mirrored: counters.mirrored(),
+            kernel_packets: counters.kernel_packets.get(),
+            kernel_drops: counters.kernel_drops.get(),
+            spool_full: counters.spool_full(),
+            spool_bytes: counters.spool_bytes.get(),
+            upload_failures: counters.upload_failures.get(),
+            upload_refusals: counters.upload_refusals.get(),
+            upload_successes: counters.parts_sent.get() + counters.segments_verified.get() + counters.segments_finished.get(),
+            clock_steps: counters.clock_steps.get(),
+            beat_ns: beats.min().unwrap_or(0),
+            able_ns: captures.iter().map(|pulse| pulse.able_ns.get()).max().unwrap_or(0),
+        }
+    }
+}
+
+/// When what is a trouble.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Limits {
+    /// Whether frames come from an interface: a replayed file is silent when it ends.
+    pub live: bool,
+    /// No mirrored packet for this long; `None`: silence is no trouble.
+    pub silence: Option<Duration>,
+    /// Part of the packets that the kernel may drop, 0 to 1, within [`Limits::ratio_window`].
+    pub drop_ratio: f64,
+    /// See [`Limits::drop_ratio`].
+    pub ratio_window: Duration,
+    /// A thread that gives no life sign for this long is dead.
+    pub stalled: Duration,
+    /// The interface may be gone for this long.
+    pub interface_gone: Duration,
+    /// Calls to S3 may fail for this long.
+    pub upload_failing: Duration,
+    /// A failure older than this says nothing of now: longer than the longest wait between two tries.
+    pub failure_stale: Duration,
+    /// What the spool may hold, bytes; 0: not known.
+    pub spool_max_bytes: u64,
+    /// Dropping is over when none was dropped for this long.
+    pub full_hold: Duration,
+    /// A clock that has not stepped for this long is steady.
+    pub step_hold: Duration,
+}
+
+impl Limits {
+    /// Those of the settings.
+    #[must_use]
+    pub fn new(settings: &Settings, live: bool) -> Self {
+        Self {
+            live,
+            silence: settings.silence,
+            drop_ratio: settings.drop_ratio,
+            ratio_window: Duration::from_secs(60),
+            stalled: Duration::from_secs(10),
+            interface_gone: Duration::from_secs(10),
+            upload_failing: Duration::from_secs(300),
+            failure_stale: Duration::from_secs(240),
+            spool_max_bytes: settings.spool_max_bytes,
+            full_hold: Duration::from_secs(60),
+            step_hold: Duration::from_secs(300),
+        }
+    }
+
+    /// How long a trouble must be clear before it is over: what comes and goes within it is one trouble.
+    #[must_use]
+    pub fn steady(&self, trouble: Trouble) -> Duration {
+        const STEADY: Duration = Duration::from_secs(60);
+        match trouble {
+            // Longer than a pause that would be a new silence.
+            Trouble::Silence => self.silence.map_or(Duration::ZERO, |silence| silence + silence.min(STEADY)),
+            // One success is proof enough; a few seconds more show that it was not a lucky one.
+            Trouble::UploadRefused => Duration::from_secs(10),
+            // These hold on by themselves, or are a plain answer.
+            Trouble::ClockStepped | Trouble::NobodySubscribed => Duration::ZERO,
+            _ => STEADY,
+        }
+    }
+}
+
+/// Warning and critical level of the spool, and how far below it is over, percent.
+const HIGH: (u64, u64) = (70, 65);
+const CRITICAL: (u64, u64) = (95, 90);
+
+/// What earlier samples said.
+#[derive(Debug)]
+pub struct Watch {
+    limits: Limits,
+    /// Silence counts from here when no frame came since: the start, or when recording was last switched on.
+    expecting_ns: u64,
+    expected: bool,
+    /// What has given no sign yet counts from here.
+    begun_ns: u64,
+    last: Sample,
+    arrived_ns: Option<u64>,
+    /// Kernel counts of the last [`Limits::ratio_window`]: time, packets, drops.
+    window: VecDeque<(u64, u64, u64)>,
+    /// First failure after the last success.
+    failing_ns: Option<u64>,
+    failed_ns: Option<u64>,
+    refused_ns: Option<u64>,
+    worked_ns: Option<u64>,
+    full_ns: Option<u64>,
+    stepped_ns: Option<u64>,
+}
+
+impl Watch {
+    /// Begins with `first`: what was counted before is not looked at.
+    #[must_use]
+    pub fn new(limits: Limits, first: Sample) -> Self {
+        Self {
+            limits,
+            expecting_ns: first.now.monotonic_ns,
+            expected: true,
+            begun_ns: first.now.monotonic_ns,
+            last: first,
+            arrived_ns: None,
+            window: VecDeque::new(),
+            failing_ns: None,
+            failed_ns: None,
+            refused_ns: None,
+            worked_ns: None,
+            full_ns: None,
+            stepped_ns: None,
+        }
+    }
+
+    /// Takes a sample and says of each trouble whether it holds. `expected`: whether packets are to be recorded now;
+    /// `subscribed`: whether the topic has a confirmed subscription, if that is known.
+    pub fn look(&mut self, sample: Sample, expected: bool, subscribed: Option<bool>) -> Vec<(Trouble, Verdict)> {
+        self.note(&sample, expected);
+        let capture = self.capture(&sample);
+        let interface = self.interface(&sample);
+        // Without capture or interface it is silent too: that is one trouble, not two.
+        let silence = match (&capture, &interface) {
+            (Verdict::Holds(_), _) | (_, Verdict::Holds(_)) => Verdict::Unclear,
+            _ => self.silence(&sample),
+        };
+        let subscription = match subscribed {
+            Some(false) => Verdict::Holds("the topic has no confirmed subscription".into()),
+            Some(true) => Verdict::Clear,
+            None => Verdict::Unclear,
+        };
+        let verdicts = vec![
+            (Trouble::CaptureFailed, capture),
+            (Trouble::Silence, silence),
+            (Trouble::KernelDrops, self.kernel_drops(&sample)),
+            (Trouble::InterfaceGone, interface),
+            (Trouble::UploadFailing, self.upload_failing(&sample)),
+            (Trouble::UploadRefused, self.upload_refused(&sample)),
+            (Trouble::SpoolHigh, self.spool_level(&sample, HIGH)),
+            (Trouble::SpoolCritical, self.spool_level(&sample, CRITICAL)),
+            (Trouble::SpoolFull, self.spool_full(&sample)),
+            (Trouble::ClockStepped, self.clock(&sample)),
+            (Trouble::NobodySubscribed, subscription),
+        ];
+        self.last = sample;
+        verdicts
+    }
+
+    /// Notes when what grew.
+    fn note(&mut self, sample: &Sample, expected: bool) {
+        let now = sample.now.monotonic_ns;
+        let last = self.last;
+        if expected && !self.expected {
+            self.expecting_ns = now;
+        }
+        self.expected = expected;
+        let mark = |grew: bool, place: &mut Option<u64>| {
+            if grew {
+                *place = Some(now);
+            }
+        };
+        mark(sample.mirrored > last.mirrored, &mut self.arrived_ns);
+        mark(sample.upload_successes > last.upload_successes, &mut self.worked_ns);
+        mark(sample.upload_failures > last.upload_failures, &mut self.failed_ns);
+        mark(sample.upload_refusals > last.upload_refusals, &mut self.refused_ns);
+        mark(sample.spool_full > last.spool_full, &mut self.full_ns);
+        mark(sample.clock_steps > last.clock_steps, &mut self.stepped_ns);
+        if sample.upload_successes > last.upload_successes {
+            self.failing_ns = None;
+        } else if sample.upload_failures > last.upload_failures {
+            self.failing_ns.get_or_insert(now);
+        }
+        if self.window.is_empty() {
+            self.window.push_back((last.now.monotonic_ns, last.kernel_packets, last.kernel_drops));
+        }
+        self.window.push_back((now, sample.kernel_packets, sample.kernel_drops));
+        // The oldest that is kept is the last one at or before the window's beginning.
+        let begin = now.saturating_sub(nanoseconds(self.limits.ratio_window));
+        while self.window.get(1).is_some_and(|(at, ..)| *at <= begin) {
+            self.window.pop_front();
+        }
+    }
+
+    fn capture(&self, sample: &Sample) -> Verdict {
+        if !self.limits.live {
+            return Verdict::Unclear;
+        }
+        let still = age(sample.beat_ns.max(self.begun_ns), sample);
+        match still > self.limits.stalled {
+            true => Verdict::Holds(format!("a thread that captures or records has stood still for {}", span(still))),
+            false if sample.beat_ns == 0 => Verdict::Unclear,
+            false => Verdict::Clear,
+        }
+    }
+
+    fn interface(&self, sample: &Sample) -> Verdict {
+        if !self.limits.live {
+            return Verdict::Unclear;
+        }
+        let away = age(sample.able_ns.max(self.begun_ns), sample);
+        match away > self.limits.interface_gone {
+            true => Verdict::Holds(format!("no frames could be taken from the interface for {}", span(away))),
+            false if sample.able_ns == 0 => Verdict::Unclear,
+            false => Verdict::Clear,
+        }
+    }
+
+    fn silence(&self, sample: &Sample) -> Verdict {
+        let Some(limit) = self.limits.silence.filter(|_| self.limits.live && self.expected) else { return Verdict::Unclear };
+        let silent = age(self.arrived_ns.unwrap_or(0).max(self.expecting_ns), sample);
+        match silent >= limit {
+            true => Verdict::Holds(format!("no mirrored packet has come for {}", span(silent))),
+            // A packet now and then does not say that they flow again.
+            false if self.arrived_ns.is_some() && silent < limit / 2 => Verdict::Clear,
+            false => Verdict::Unclear,
+        }
+    }
+
+    fn kernel_drops(&self, sample: &Sample) -> Verdict {
+        let Some(&(_, packets, drops)) = self.window.front() else { return Verdict::Unclear };
+        let packets = sample.kernel_packets.saturating_sub(packets);
+        let drops = sample.kernel_drops.saturating_sub(drops);
+        // A ratio of two counts: their last bits do not matter.
+        let ratio = if packets == 0 { 0.0 } else { drops as f64 / packets as f64 };
+        if drops > 0 && ratio > self.limits.drop_ratio {
+            let window = span(self.limits.ratio_window);
+            return Verdict::Holds(format!("{drops} of {packets} packets of the last {window} found no room in the ring"));
+        }
+        if drops == 0 || ratio < self.limits.drop_ratio / 2.0 { Verdict::Clear } else { Verdict::Unclear }
+    }
+
+    fn upload_failing(&self, sample: &Sample) -> Verdict {
+        let recent = self.failed_ns.is_some_and(|at| age(at, sample) < self.limits.failure_stale);
+        match self.failing_ns {
+            Some(from) if recent && age(from, sample) >= self.limits.upload_failing => {
+                Verdict::Holds(format!("every call to S3 has failed for {}", span(age(from, sample))))
+            }
+            Some(_) => Verdict::Unclear,
+            None if self.worked_ns.is_some() => Verdict::Clear,
+            None => Verdict::Unclear,
+        }
+    }
+
+    fn upload_refused(&self, sample: &Sample) -> Verdict {
+        match (self.refused_ns, self.worked_ns) {
+            (Some(refused), worked) if worked.is_none_or(|worked| worked <= refused) => match age(refused, sample) {
+                recent if recent < self.limits.failure_stale => {
+                    Verdict::Holds("S3 has no such bucket, or does not allow the agent to write to it".into())
+                }
+                _ => Verdict::Unclear,
+            },
+            (_, Some(_)) => Verdict::Clear,
+            _ => Verdict::Unclear,
+        }
+    }
+
+    fn spool_level(&self, sample: &Sample, (begins, over): (u64, u64)) -> Verdict {
+        if self.limits.spool_max_bytes == 0 {
+            return Verdict::Unclear;
+        }
+        let percent = u128::from(sample.spool_bytes) * 100 / u128::from(self.limits.spool_max_bytes);
+        let (bytes, max) = (sample.spool_bytes, self.limits.spool_max_bytes);
+        match percent {
+            percent if percent >= u128::from(begins) => Verdict::Holds(format!("it holds {bytes} of {max} bytes, {percent} %")),
+            percent if percent < u128::from(over) => Verdict::Clear,
+            _ => Verdict::Unclear,
+        }
+    }
+
+    fn spool_full(&self, sample: &Sample) -> Verdict {
+        match self.full_ns {
+            Some(at) if age(at, sample) < self.limits.full_hold => {
+                Verdict::Holds(format!("{} frames found no room in the spool since the agent began", sample.spool_full))
+            }
+            _ => Verdict::Clear,
+        }
+    }
+
+    fn clock(&self, sample: &Sample) -> Verdict {
+        match self.stepped_ns {
+            Some(at) if age(at, sample) < self.limits.step_hold => {
+                Verdict::Holds(format!("the wall clock has stepped {} times since the agent began", sample.clock_steps))
+            }
+            _ => Verdict::Clear,
+        }
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn age(at_ns: u64, sample: &Sample) -> Duration {
+    Duration::from_nanos(sample.now.monotonic_ns.saturating_sub(at_ns))
+}
+
+/// A time in words: its two largest units.
+#[must_use]
+pub fn span(time: Duration) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+    let mut rest = time.as_nanos() as u64 / SECOND_NS;
+    if time.as_nanos() > u128::from(u64::MAX) {
+        rest = u64::MAX / SECOND_NS;
+    }
+    let mut words = Vec::new();
+    for (seconds, unit) in units {
+        if rest >= seconds && words.len() < 2 {
+            words.push(format!("{} {unit}", rest / seconds));
+        }
+        rest %= seconds;
+    }
+    if words.is_empty() { "0 s".into() } else { words.join(" ") }
+}

@@ -1,0 +1,220 @@
+//! Sends what lies in the outbox, in order, until the notifier has taken it.
+//! In: the outbox, a notifier. Out: mails that have left. Never: sends beside another process; removes what was not taken;
+//! sends while it is known that nobody would get it.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::desk::Unsaved;
+use super::mail::Mail;
+use super::notifier::Notifier;
+use super::outbox::{Error, Outbox, Sending};
+
+/// How often the outbox and the counters are looked at.
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What a stopping process gives mails that still wait; the next one sends what is left.
+pub const LAST_TRY: Duration = Duration::from_secs(1);
+
+/// Bounds of the wait after a failure; in between it is drawn by lot, so that a fleet does not come back as one.
+const WAIT_MIN: Duration = Duration::from_millis(500);
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long mails wait at most for the first answer to whether anybody would get them.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// How often it is asked whether anybody gets the mails: while somebody does, while nobody does, and after no answer.
+const ASK_SATISFIED: Duration = Duration::from_secs(300);
+const ASK_NOBODY: Duration = Duration::from_secs(10);
+const ASK_UNANSWERED: Duration = Duration::from_secs(60);
+
+/// Failures are logged at most this often.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// Whether anybody gets the mails: not asked yet, no answer, or the answer.
+pub type Answer = Option<Result<bool, ()>>;
+
+/// Asks the topic again and again until `stop`.
+pub async fn ask<N: Notifier>(notifier: Arc<N>, tell: watch::Sender<Answer>, mut stop: watch::Receiver<bool>) {
+    let mut said = None;
+    loop {
+        let answer = tokio::select! {
+            _ = stop.wait_for(|&stop| stop) => return,
+            answer = notifier.reaches() => answer,
+        };
+        let wait = match &answer {
+            Ok(true) => ASK_SATISFIED,
+            Ok(false) => ASK_NOBODY,
+            Err(_) => ASK_UNANSWERED,
+        };
+        // Each kind of answer is said once, not each time.
+        let kind = answer.as_ref().copied().map_err(|cause| cause.cause.clone());
+        if said.as_ref() != Some(&kind) {
+            match &answer {
+                Ok(true) => tracing::info!("alerts reach a confirmed subscription"),
+                Ok(false) => tracing::error!("alerts wait in the outbox: the topic has no confirmed subscription"),
+                Err(cause) => tracing::warn!("whether anybody gets the alerts is not known: {cause}"),
+            }
+            said = Some(kind);
+        }
+        tell.send_replace(Some(answer.map_err(drop)));
+        tokio::select! {
+            _ = stop.wait_for(|&stop| stop) => return,
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+/// How far one step got.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A mail has left.
+    Sent,
+    /// There is none, or another process has the right to send.
+    Nothing,
+    /// It was not taken, and why.
+    Failed(String),
+}
+
+/// Sends, one mail after the other.
+pub struct Sender<N> {
+    outbox: Outbox,
+    notifier: Arc<N>,
+    unsaved: Unsaved,
+    right: Option<Sending>,
+    /// Mails that have left and could not be removed: they are not sent again.
+    stuck: BTreeSet<String>,
+    said: Option<Instant>,
+}
+
+impl<N: Notifier> Sender<N> {
+    /// One that takes the right to send when it first can, and keeps it.
+    #[must_use]
+    pub fn new(outbox: Outbox, notifier: Arc<N>, unsaved: Unsaved) -> Self {
+        Self { outbox, notifier, unsaved, right: None, stuck: BTreeSet::new(), said: None }
+    }
+
+    /// Sends until `stop`, then for at most [`LAST_TRY`].
+    pub async fn run(mut self, answer: watch::Receiver<Answer>, mut stop: watch::Receiver<bool>) {
+        let begun = Instant::now();
+        let held = || match *answer.borrow() {
+            None => begun.elapsed() < ANSWER_WAIT,
+            Some(answer) => answer == Ok(false),
+        };
+        let mut failures = 0;
+        let mut wait = Duration::ZERO;
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|&stop| stop) => break,
+                () = sleep(wait) => {}
+            }
+            if held() {
+                wait = LOOK_EVERY.min(ANSWER_WAIT / 100);
+                continue;
+            }
+            // What is on its way when the order to stop comes is not cut off at once: it would be sent twice.
+            let done = {
+                let mut step = std::pin::pin!(self.step());
+                tokio::select! {
+                    done = &mut step => Some(done),
+                    () = told(&mut stop) => timeout(LAST_TRY, step).await.ok(),
+                }
+            };
+            match done {
+                None => return,
+                Some(Step::Sent) => (failures, wait) = (0, Duration::ZERO),
+                Some(Step::Nothing) => wait = LOOK_EVERY,
+                Some(Step::Failed(cause)) => {
+                    wait = jitter(failures);
+                    failures = failures.saturating_add(1);
+                    self.say(&cause);
+                }
+            }
+        }
+        let end = Instant::now() + LAST_TRY;
+        // What is not done then is done by the next process.
+        let _ = timeout_at(end, async { while !held() && self.step().await == Step::Sent {} }).await;
+    }
+
+    /// Sends the first mail that waits.
+    pub async fn step(&mut self) -> Step {
+        match self.first().await {
+            Ok(Some((name, mail))) => self.publish_filed(name, &mail).await,
+            Ok(None) => self.publish_unsaved().await,
+            // The disk is of no use, the network may be.
+            Err(cause) => match self.publish_unsaved().await {
+                Step::Nothing => Step::Failed(cause),
+                step => step,
+            },
+        }
+    }
+
+    async fn first(&mut self) -> Result<Option<(String, Mail)>, String> {
+        if self.right.is_none() {
+            let outbox = self.outbox.clone();
+            self.right = blocking(move || outbox.sending()).await?;
+        }
+        if self.right.is_none() {
+            return Ok(None);
+        }
+        let (outbox, stuck) = (self.outbox.clone(), self.stuck.clone());
+        blocking(move || outbox.open()?.first(&stuck)).await
+    }
+
+    async fn publish_filed(&mut self, name: String, mail: &Mail) -> Step {
+        if let Err(cause) = self.notifier.publish(mail).await {
+            return Step::Failed(cause.to_string());
+        }
+        tracing::info!(id = mail.id, what = mail.kind.name(), "a mail has left: {}", mail.subject);
+        let (outbox, file) = (self.outbox.clone(), name.clone());
+        if let Err(cause) = blocking(move || outbox.remove(&file)).await {
+            tracing::error!("a mail that was sent stays in the outbox, and the next process will send it again: {cause}");
+            self.stuck.insert(name);
+        }
+        Step::Sent
+    }
+
+    async fn publish_unsaved(&mut self) -> Step {
+        let Some(mail) = self.unsaved.take_first() else { return Step::Nothing };
+        match self.notifier.publish(&mail).await {
+            Ok(()) => Step::Sent,
+            Err(cause) => {
+                self.unsaved.put_first(mail);
+                Step::Failed(cause.to_string())
+            }
+        }
+    }
+
+    fn say(&mut self, cause: &str) {
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+            self.said = Some(Instant::now());
+            tracing::warn!("a mail waits in the outbox: {cause}; trying again");
+        }
+    }
+}
+
+/// Waits for the order to stop, or for the end of who gives it.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|&stop| stop).await;
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, String> {
+    match spawn_blocking(work).await {
+        Ok(done) => done.map_err(|cause| cause.to_string()),
+        Err(cause) => Err(cause.to_string()),
+    }
+}
+
+/// A wait drawn by lot between [`WAIT_MIN`] and a bound that doubles with each failure, up to [`WAIT_MAX`].
+fn jitter(failures: u32) -> Duration {
+    let bound = WAIT_MIN.saturating_mul(2u32.saturating_pow(failures.saturating_add(1))).min(WAIT_MAX);
+    // The standard library's hash keys are random, and different each time.
+    let lot = RandomState::new().build_hasher().finish() >> 32;
+    WAIT_MIN + (bound - WAIT_MIN).mul_f64(lot as f64 / f64::from(u32::MAX))
+}

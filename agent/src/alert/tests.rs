@@ -1,0 +1,526 @@
+//! Every trouble begins, is folded, ends and comes and goes, by a clock that is moved; mails keep their rules; nothing is lost
+//! while the network or the disk does not work.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+
+use super::fold::{Fold, Kind, News, State};
+use super::mail::{BODY_MAX, SUBJECT_MAX};
+use super::rules::{Limits, Sample, TITLE_MAX, Watch, span};
+use super::*;
+use crate::host::clock::SECOND_NS;
+
+const START_NS: u64 = 1_795_306_500 * SECOND_NS;
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+
+fn settings() -> Settings {
+    Settings {
+        topic_arn: Some("arn:aws:sns:eu-north-1:123456789012:alerts".into()),
+        silence: Some(Duration::from_secs(300)),
+        drop_ratio: 0.001,
+        repeat: Duration::from_secs(HOUR),
+        on_start: false,
+        dir: "/nowhere".into(),
+        spool_max_bytes: 1000,
+    }
+}
+
+/// An agent whose seconds are counted by hand.
+struct Bench {
+    sample: Sample,
+    watch: Watch,
+    fold: Fold,
+    state: State,
+    expected: bool,
+    room: bool,
+    news: Vec<News>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Now { wall_ns: START_NS, monotonic_ns: 1_000_000 * SECOND_NS };
+        let sample = Sample { now, ..Sample::default() };
+        let limits = Limits::new(&settings(), true);
+        Self {
+            sample,
+            watch: Watch::new(limits.clone(), sample),
+            fold: Fold::new(limits, settings().repeat, "i-1", Losses::default()),
+            state: State::default(),
+            expected: true,
+            room: true,
+            news: Vec::new(),
+        }
+    }
+
+    /// Another process: its counters begin at zero, and what it knows is what was kept.
+    fn restart(&mut self) {
+        let state = serde_json::from_str(&serde_json::to_string(&self.state).unwrap()).unwrap();
+        let (now, news) = (self.sample.now, std::mem::take(&mut self.news));
+        *self = Self::new();
+        self.sample.now = now;
+        (self.state, self.news) = (state, news);
+        self.watch = Watch::new(Limits::new(&settings(), true), self.sample);
+    }
+
+    /// Lets seconds pass, in each of which all is well but for the troubles named.
+    fn pass(&mut self, seconds: u64, with: &[Trouble]) {
+        for _ in 0..seconds {
+            self.sample.now.wall_ns += SECOND_NS;
+            self.sample.now.monotonic_ns += SECOND_NS;
+            self.look(with);
+        }
+    }
+
+    fn look(&mut self, with: &[Trouble]) {
+        let on = |trouble| with.contains(&trouble);
+        let s = &mut self.sample;
+        let now = s.now.monotonic_ns;
+        s.kernel_packets += 100;
+        s.kernel_drops += if on(Trouble::KernelDrops) { 10 } else { 0 };
+        s.beat_ns = if on(Trouble::CaptureFailed) { s.beat_ns } else { now };
+        s.able_ns = if on(Trouble::InterfaceGone) { s.able_ns } else { now };
+        s.mirrored += u64::from(!on(Trouble::Silence) && !on(Trouble::InterfaceGone) && !on(Trouble::CaptureFailed));
+        s.upload_refusals += u64::from(on(Trouble::UploadRefused));
+        let fails = on(Trouble::UploadRefused) || on(Trouble::UploadFailing);
+        s.upload_failures += u64::from(fails);
+        s.upload_successes += u64::from(!fails);
+        s.spool_bytes = if on(Trouble::SpoolCritical) { 960 } else { u64::from(on(Trouble::SpoolHigh)) * 750 };
+        s.spool_full += u64::from(on(Trouble::SpoolFull));
+        s.clock_steps += u64::from(on(Trouble::ClockStepped));
+        let verdicts = self.watch.look(*s, self.expected, Some(!on(Trouble::NobodySubscribed)));
+        let losses = Losses { kernel: s.kernel_drops, spool: s.spool_full };
+        let (news, _) = self.fold.fold(&mut self.state, &verdicts, losses, s.now, self.room);
+        self.news.extend(news);
+    }
+
+    fn of(&self, trouble: Trouble) -> Vec<&News> {
+        self.news.iter().filter(|news| news.trouble == trouble).collect()
+    }
+
+    fn kinds(&self, trouble: Trouble) -> Vec<Kind> {
+        self.of(trouble).iter().map(|news| news.kind).collect()
+    }
+}
+
+/// How long each must last before it is mailed, seconds.
+fn onset(trouble: Trouble) -> u64 {
+    match trouble {
+        Trouble::CaptureFailed | Trouble::InterfaceGone => 11,
+        Trouble::Silence | Trouble::UploadFailing => 300,
+        _ => 1,
+    }
+}
+
+/// What comes with a trouble because it is the same or worse.
+fn comes_with(trouble: Trouble) -> &'static [Trouble] {
+    match trouble {
+        Trouble::UploadRefused => &[Trouble::UploadFailing],
+        Trouble::SpoolCritical => &[Trouble::SpoolHigh],
+        _ => &[],
+    }
+}
+
+#[test]
+fn each_trouble_is_mailed_when_it_begins_hourly_while_it_lasts_and_once_when_it_is_over() {
+    for trouble in Trouble::ALL {
+        let mut bench = Bench::new();
+        bench.pass(10 * MINUTE, &[]);
+        assert_eq!(bench.news, [], "all was well");
+        bench.pass(onset(trouble) - 1, &[trouble]);
+        assert_eq!(bench.kinds(trouble), [], "{trouble:?} came early");
+        bench.pass(2, &[trouble]);
+        assert_eq!(bench.kinds(trouble), [Kind::Begin], "{trouble:?} came late");
+        bench.pass(3 * HOUR + 10 * MINUTE, &[trouble]);
+        bench.pass(HOUR, &[]);
+        assert_eq!(bench.kinds(trouble), [Kind::Begin, Kind::Repeat, Kind::Repeat, Kind::Repeat, Kind::Over], "{trouble:?}");
+        let others: Vec<_> = bench.news.iter().map(|news| news.trouble).filter(|other| *other != trouble).collect();
+        assert!(others.iter().all(|other| comes_with(trouble).contains(other)), "{trouble:?} brought {others:?}");
+        let (first, last) = (bench.of(trouble)[0], bench.of(trouble)[4]);
+        assert!(bench.of(trouble).iter().all(|news| news.id == first.id && news.since_ns == first.since_ns));
+        let lasted = (last.at_ns - last.since_ns) / SECOND_NS;
+        assert!((3 * HOUR + 10 * MINUTE..3 * HOUR + 22 * MINUTE).contains(&lasted), "{trouble:?} lasted {lasted} s");
+        assert!(bench.state.open.is_empty());
+    }
+}
+
+#[test]
+fn a_trouble_that_comes_and_goes_is_one() {
+    let limits = Limits::new(&settings(), true);
+    for trouble in Trouble::ALL {
+        let calm = limits.steady(trouble).as_secs() / 2;
+        let mut bench = Bench::new();
+        bench.pass(MINUTE, &[]);
+        while bench.sample.now.wall_ns < START_NS + 2 * HOUR * SECOND_NS {
+            bench.pass(onset(trouble) + 2, &[trouble]);
+            // A step is remembered for five minutes by itself; an answer of the topic is final.
+            bench.pass(if trouble == Trouble::ClockStepped { 200 } else { calm }, &[]);
+        }
+        let kinds = bench.kinds(trouble);
+        let begins = kinds.iter().filter(|kind| **kind == Kind::Begin).count();
+        if trouble == Trouble::NobodySubscribed {
+            // Each end within an hour would double a wait of nothing; its mails wait until somebody is there.
+            continue;
+        }
+        assert_eq!((kinds[0], begins, kinds.contains(&Kind::Over)), (Kind::Begin, 1, false), "{trouble:?}: {kinds:?}");
+        assert!(kinds.len() <= 3, "{trouble:?}: {kinds:?}");
+    }
+}
+
+#[test]
+fn a_trouble_that_comes_and_goes_slowly_is_mailed_less_and_less() {
+    let mut bench = Bench::new();
+    while bench.sample.now.wall_ns < START_NS + 24 * HOUR * SECOND_NS {
+        bench.pass(30, &[Trouble::KernelDrops]);
+        bench.pass(3 * MINUTE, &[]);
+    }
+    let mails = bench.news.len();
+    assert!((10..24 * 4).contains(&mails), "{mails} mails a day; {} turns", 24 * HOUR / 210);
+}
+
+#[test]
+fn a_restart_neither_begins_a_trouble_anew_nor_ends_it_without_knowing() {
+    for trouble in [Trouble::UploadFailing, Trouble::UploadRefused, Trouble::Silence, Trouble::InterfaceGone, Trouble::SpoolHigh] {
+        let mut bench = Bench::new();
+        bench.pass(MINUTE, &[]);
+        bench.pass(onset(trouble) + 5, &[trouble]);
+        assert_eq!(bench.kinds(trouble), [Kind::Begin], "{trouble:?}");
+        for _ in 0..5 {
+            bench.restart();
+            bench.pass(3 * MINUTE, &[trouble]);
+        }
+        assert_eq!(bench.kinds(trouble), [Kind::Begin], "{trouble:?} is still there");
+        bench.pass(15 * MINUTE, &[]);
+        assert_eq!(bench.kinds(trouble), [Kind::Begin, Kind::Over], "{trouble:?}");
+        assert_eq!(bench.of(trouble)[0].id, bench.of(trouble)[1].id);
+    }
+}
+
+#[test]
+fn the_end_says_what_was_lost_meanwhile_and_nothing_else() {
+    let mut bench = Bench::new();
+    // Too few for a trouble of their own.
+    bench.sample.spool_full = 0;
+    bench.pass(MINUTE, &[]);
+    bench.pass(20, &[Trouble::KernelDrops]);
+    bench.pass(10, &[Trouble::KernelDrops, Trouble::SpoolFull]);
+    bench.restart();
+    bench.pass(20, &[Trouble::KernelDrops]);
+    bench.pass(HOUR, &[]);
+    let over = bench.of(Trouble::KernelDrops)[1];
+    assert_eq!(over.kind, Kind::Over);
+    // The first ten are what made it begin.
+    assert_eq!((over.losses.kernel, over.losses.spool), (490, 10));
+    let text = Mail::of(over, &Place::default()).body;
+    assert!(text.contains("490 frames dropped by the kernel, 10 dropped as the spool was full"), "{text}");
+}
+
+#[test]
+fn without_room_nothing_begins_and_nothing_is_repeated_but_what_has_begun_ends() {
+    let mut bench = Bench::new();
+    bench.pass(5, &[Trouble::SpoolHigh]);
+    bench.room = false;
+    bench.pass(2 * HOUR, &[Trouble::SpoolHigh, Trouble::KernelDrops]);
+    assert_eq!(bench.news.len(), 1);
+    bench.pass(10 * MINUTE, &[Trouble::KernelDrops]);
+    assert_eq!(bench.kinds(Trouble::SpoolHigh), [Kind::Begin, Kind::Over]);
+    bench.room = true;
+    bench.pass(1, &[Trouble::KernelDrops]);
+    assert_eq!(bench.kinds(Trouble::KernelDrops), [Kind::Begin], "what waited begins");
+}
+
+#[test]
+fn silence_counts_only_while_packets_are_expected_and_with_an_interface() {
+    let mut bench = Bench::new();
+    bench.pass(MINUTE, &[]);
+    bench.expected = false;
+    bench.pass(3 * HOUR, &[Trouble::Silence]);
+    bench.expected = true;
+    bench.pass(299, &[Trouble::Silence]);
+    assert_eq!(bench.news, []);
+    bench.pass(2, &[Trouble::Silence]);
+    assert_eq!(bench.kinds(Trouble::Silence), [Kind::Begin]);
+
+    let mut bench = Bench::new();
+    bench.pass(MINUTE, &[]);
+    bench.pass(HOUR, &[Trouble::Silence, Trouble::InterfaceGone]);
+    assert_eq!(bench.of(Trouble::Silence), Vec::<&News>::new(), "one cause, one trouble");
+}
+
+#[test]
+fn a_first_failure_of_s3_and_a_pause_of_tries_are_no_trouble() {
+    let mut bench = Bench::new();
+    bench.pass(1, &[]);
+    bench.pass(1, &[Trouble::UploadFailing]);
+    // Nothing is tried any more: neither success nor failure.
+    for _ in 0..HOUR {
+        bench.sample.upload_successes -= 1;
+        bench.pass(1, &[]);
+    }
+    assert_eq!(bench.news, []);
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_silence_the_repeats() {
+    let mut bench = Bench::new();
+    bench.pass(2, &[Trouble::SpoolHigh]);
+    bench.sample.now.wall_ns -= 5 * HOUR * SECOND_NS;
+    bench.pass(HOUR + 2, &[Trouble::SpoolHigh]);
+    assert_eq!(bench.kinds(Trouble::SpoolHigh), [Kind::Begin, Kind::Repeat]);
+}
+
+#[test]
+fn a_replayed_file_is_neither_silent_nor_dead_when_it_ends() {
+    let mut bench = Bench::new();
+    let limits = Limits::new(&settings(), false);
+    bench.watch = Watch::new(limits, bench.sample);
+    bench.pass(2 * HOUR, &[Trouble::Silence, Trouble::CaptureFailed, Trouble::InterfaceGone]);
+    assert_eq!(bench.news, []);
+}
+
+#[test]
+fn kernel_drops_below_the_ratio_are_no_trouble() {
+    let mut bench = Bench::new();
+    for second in 0..HOUR {
+        bench.sample.kernel_packets += 1_000_000;
+        bench.sample.kernel_drops += 900 * (second % 2);
+        bench.pass(1, &[]);
+    }
+    assert_eq!(bench.news, []);
+}
+
+#[test]
+fn troubles_of_another_version_are_kept_as_they_are() {
+    let mut bench = Bench::new();
+    let open = fold::Open { id: "x".into(), since_ns: 1, told_ns: 1, detail: String::new(), losses: Losses::default() };
+    bench.state.open.insert("poison_segment".into(), open);
+    bench.pass(2 * HOUR, &[Trouble::SpoolFull]);
+    assert!(bench.state.open.contains_key("poison_segment"));
+    assert!(bench.news.iter().all(|news| news.trouble == Trouble::SpoolFull));
+}
+
+#[test]
+fn names_are_stable_and_titles_short() {
+    for trouble in Trouble::ALL {
+        assert_eq!(Trouble::named(trouble.name()), Some(trouble));
+        assert!(trouble.title().is_ascii() && trouble.title().len() <= TITLE_MAX, "{trouble:?}");
+        assert!(trouble.name().chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+        assert!(!trouble.stake().is_empty() && trouble.todo().ends_with('.'), "{trouble:?}");
+    }
+}
+
+#[test]
+fn a_time_is_said_in_two_words() {
+    let said: Vec<_> = [0, 59, 60, 3661, 90_061].map(|seconds| span(Duration::from_secs(seconds))).into();
+    assert_eq!(said, ["0 s", "59 s", "1 min", "1 h 1 min", "1 d 1 h"]);
+    assert!(span(Duration::MAX).ends_with('h'));
+}
+
+fn is_plain(mail: &Mail) {
+    assert!((1..=SUBJECT_MAX).contains(&mail.subject.len()), "{:?}", mail.subject);
+    assert!(mail.subject.chars().all(|c| c.is_ascii_graphic() || c == ' '), "{:?}", mail.subject);
+    assert!(!mail.subject.starts_with(' '), "{:?}", mail.subject);
+    assert!(mail.body.len() <= BODY_MAX && !mail.body.trim().is_empty());
+    assert!(mail.body.chars().all(|c| c == '\n' || c == '\t' || !c.is_control()));
+    assert!((1..=mail::ID_MAX).contains(&mail.id.len()) && mail.id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)));
+}
+
+proptest! {
+    #[test]
+    fn a_mail_of_whatever_words_keeps_the_rules_of_sns(id in ".{0,300}", subject in "(?s).{0,300}", message in "(?s).{0,3000}", copies in 1usize..60) {
+        let mail = Mail::new(&id, Kind::Note, &subject, &message.repeat(copies));
+        is_plain(&mail);
+        prop_assert_eq!(&mail.clone().checked(), &mail, "what is checked twice is the same");
+        is_plain(&Mail::note(&id, &subject, &message, &Place { instance: subject.clone(), ..Place::default() }));
+    }
+
+    #[test]
+    fn a_subject_names_instance_and_trouble_and_a_body_says_it_all(
+        which in 0..Trouble::ALL.len(), instance in "[A-Za-z0-9._-]{1,64}", kind in 0usize..3, since in 0u64..4_000_000_000, lasted in 0u64..10_000_000,
+        detail in "[ -~]{0,200}",
+    ) {
+        let trouble = Trouble::ALL[which];
+        let kind = [Kind::Begin, Kind::Repeat, Kind::Over][kind];
+        let (since_ns, at_ns) = (since * SECOND_NS, (since + lasted) * SECOND_NS);
+        let news = News { trouble, kind, id: format!("{}-{instance}-x", trouble.name()), since_ns, at_ns, detail: detail.clone(), losses: Losses::default() };
+        let place = Place { instance: instance.clone(), region: Some("eu-north-1".into()), zone: Some("eu-north-1a".into()), group: None, account: Some("123456789012".into()) };
+        let mail = Mail::of(&news, &place);
+        is_plain(&mail);
+        prop_assert!(mail.subject.contains(trouble.title()), "{}", mail.subject);
+        let shown: String = instance.chars().take(30).collect();
+        prop_assert!(mail.subject.contains(&shown), "{}", mail.subject);
+        for words in [instance.as_str(), "eu-north-1a", "123456789012", &news.id, &detail, " UTC\n", trouble.title()] {
+            prop_assert!(mail.body.contains(words), "no '{}' in {}", words, mail.body);
+        }
+        if kind == Kind::Over {
+            prop_assert!(mail.body.contains(&span(Duration::from_secs(lasted))) && mail.body.contains("Lost:"));
+        } else {
+            prop_assert!(mail.body.contains(trouble.stake()) && mail.body.contains(trouble.todo()));
+        }
+    }
+}
+
+/// A topic that can be down, and that remembers what it took.
+#[derive(Default)]
+struct Topic {
+    down: AtomicBool,
+    unheard: AtomicBool,
+    taken: Mutex<Vec<Mail>>,
+}
+
+impl Topic {
+    fn subjects(&self) -> Vec<String> {
+        self.taken.lock().unwrap().iter().map(|mail| mail.subject.clone()).collect()
+    }
+
+    fn answer(&self) -> Result<(), notifier::Error> {
+        match self.down.load(Ordering::Relaxed) {
+            true => Err(notifier::Error { act: "publish to", topic: "t".into(), cause: "it is down".into(), advice: "" }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Notifier for Topic {
+    async fn publish(&self, mail: &Mail) -> Result<(), notifier::Error> {
+        self.answer()?;
+        self.taken.lock().unwrap().push(mail.clone());
+        Ok(())
+    }
+
+    async fn reaches(&self) -> Result<bool, notifier::Error> {
+        self.answer()?;
+        Ok(!self.unheard.load(Ordering::Relaxed))
+    }
+}
+
+async fn until(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..600 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain until {what}");
+}
+
+/// A whole stage on a folder, with the system's clock.
+struct Stage {
+    counters: Arc<Counters>,
+    topic: Arc<Topic>,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Stage {
+    fn start(dir: &std::path::Path, topic: &Arc<Topic>) -> Self {
+        let counters = Arc::new(Counters::new(0));
+        let (stop, stopping) = watch::channel(false);
+        let scene = Scene {
+            place: Place { instance: "i-1".into(), ..Place::default() },
+            live: false,
+            expected: Box::new(|_| true),
+            counters: counters.clone(),
+        };
+        let settings = Settings { dir: dir.into(), on_start: true, ..settings() };
+        let task = tokio::spawn(run(settings, scene, topic.clone(), crate::host::clock::SystemClock, stopping));
+        Self { counters, topic: topic.clone(), stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.send(true).unwrap();
+        timeout(LAST_TRY + Duration::from_secs(2), self.task).await.expect("it stops in time").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_was_filed_while_the_topic_was_down_leaves_later_in_order_and_once_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let topic = Arc::new(Topic::default());
+    topic.down.store(true, Ordering::Relaxed);
+    let stage = Stage::start(dir.path(), &topic);
+    stage.counters.spool_bytes.set(750);
+    let waiting = || Outbox::new(dir.path()).open().unwrap().waiting().unwrap();
+    until("start and trouble are filed", || waiting() == 2).await;
+    stage.stop().await;
+    topic.down.store(false, Ordering::Relaxed);
+    let stage = Stage::start(dir.path(), &topic);
+    stage.counters.spool_bytes.set(990);
+    until("all have left", || topic.subjects().len() == 4 && waiting() == 0).await;
+    stage.stop().await;
+    let subjects = topic.subjects();
+    assert!(subjects[0].contains("STARTED") && subjects[1].contains("FAILURE i-1: the spool is filling up"), "{subjects:?}");
+    assert!(subjects[2].contains("STARTED") && subjects[3].contains("FAILURE i-1: the spool is almost full"), "{subjects:?}");
+}
+
+#[tokio::test]
+async fn without_a_folder_to_write_to_the_mail_leaves_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a file");
+    std::fs::write(&file, "in the way").unwrap();
+    let topic = Arc::new(Topic::default());
+    let stage = Stage::start(&file, &topic);
+    stage.counters.spool_bytes.set(750);
+    until("both mails have left", || topic.subjects().len() == 2).await;
+    tokio::time::sleep(2 * sender::LOOK_EVERY).await;
+    assert_eq!(topic.subjects().len(), 2, "each once");
+    std::fs::remove_file(&file).unwrap();
+    until("the state is kept", || file.join("troubles.json").exists()).await;
+    assert_eq!(Outbox::new(&file).open().unwrap().state().open.len(), 1);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn mails_wait_while_nobody_would_get_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let topic = Arc::new(Topic::default());
+    topic.unheard.store(true, Ordering::Relaxed);
+    let stage = Stage::start(dir.path(), &topic);
+    let outbox = Outbox::new(dir.path());
+    until("the trouble is filed", || outbox.open().unwrap().state().open.contains_key("nobody_subscribed")).await;
+    tokio::time::sleep(2 * sender::LOOK_EVERY).await;
+    assert_eq!(stage.topic.subjects(), Vec::<String>::new());
+    topic.unheard.store(false, Ordering::Relaxed);
+    until("all have left", || topic.subjects().len() == 3).await;
+    let subjects = topic.subjects();
+    assert!(subjects[1].contains("FAILURE") && subjects[2].contains("OVER i-1: nobody receives"), "{subjects:?}");
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_process_that_dies_again_and_again_mails_once_and_is_not_held_up_by_a_dead_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { dir: dir.path().into(), ..settings() };
+    let topic = Arc::new(Topic::default());
+    topic.down.store(true, Ordering::Relaxed);
+    for turn in 0..20u64 {
+        let now = Now { wall_ns: START_NS + turn * SECOND_NS, monotonic_ns: turn * SECOND_NS };
+        let begun = Instant::now();
+        report(&settings, Place::default(), Trouble::CaptureFailed, "no such interface".into(), topic.clone(), now).await;
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+    topic.down.store(false, Ordering::Relaxed);
+    let now = Now { wall_ns: START_NS + 30 * SECOND_NS, monotonic_ns: 0 };
+    report(&settings, Place::default(), Trouble::CaptureFailed, "no such interface".into(), topic.clone(), now).await;
+    let taken = topic.taken.lock().unwrap();
+    assert_eq!(taken.len(), 1);
+    assert!(taken[0].body.contains("no such interface"), "{}", taken[0].body);
+}
+
+#[tokio::test]
+async fn a_note_leaves_or_says_that_it_waits_and_a_test_says_when_nobody_gets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { dir: dir.path().into(), ..settings() };
+    let (topic, place) = (Arc::new(Topic::default()), Place::default());
+    topic.down.store(true, Ordering::Relaxed);
+    let error = note(&settings, &place, "one", "m", topic.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::Waits { .. }) && error.to_string().contains("it is down"), "{error}");
+    topic.down.store(false, Ordering::Relaxed);
+    note(&settings, &place, "two", "m", topic.clone()).await.unwrap();
+    assert_eq!(topic.subjects(), ["one", "two"]);
+    topic.unheard.store(true, Ordering::Relaxed);
+    assert!(matches!(test(&settings, &place, topic.clone()).await, Err(Error::Nobody { .. })));
+}
