@@ -11,8 +11,9 @@ help:        ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1: /p' Makefile
 
 demo: system localstack  ## the main job without AWS: packets in, objects out, shown step by step
-	cargo build --quiet --workspace
-	$(CARGO_TARGET_DIR)/debug/demo
+	@echo 'building (the first time takes about ten minutes on two cores)'
+	@cargo build --workspace --locked
+	@$(CARGO_TARGET_DIR)/debug/demo
 
 test: system localstack  ## every suite; a table and the sums at the end
 	tests/run.sh all
@@ -40,4 +41,4 @@ system:
 tools: system
 	@tests/setup/tools.sh
 localstack: system
-	@tests/setup/localstack.sh
+	@tests/setup/localstack.sh >/dev/null

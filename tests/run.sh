@@ -24,8 +24,8 @@ failed=0
 
 needs() { head -n 12 "tests/tests/$1.rs" 2>/dev/null | grep -oE '^//! Needs:.*' || true; }
 
-# Adds the numbers before "$2" of all result lines of a log.
-sum() { grep -oE "[0-9]+ $2" < <(grep '^test result:' "$1") | awk '{ n += $1 } END { print n + 0 }'; }
+# Adds the numbers before "$2" of all result lines of a log; 0 where there is none, as after a suite that did not compile.
+sum() { awk -v what="$2" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i ~ "^" what) n += $(i - 1) } END { print n + 0 }' "$1"; }
 
 # Runs one suite: name, then the arguments that choose it. A suite that needs root runs under sudo when this shell is not root.
 suite() {
@@ -63,17 +63,23 @@ finish() {
   if [ "$bad" -gt 0 ]; then
     echo "==== $name: the end of $log ===="
     tail -n 150 "$log"
-    [ "$status" -ne 124 ] || echo "ended after $suite_seconds_max s"
+    case $status in
+    124 | 137) echo "stopped: $suite_seconds_max s are over" ;;
+    *) echo "ended with status $status" ;;
+    esac
     echo "==== $name ===="
   fi
   printf '%-16s %-24s %8s s\n' "$name" "${outcome[$name]}" "${seconds[$name]}"
 }
 
-echo "building (target folder: ${CARGO_TARGET_DIR:-target})"
+echo "building (target folder: ${CARGO_TARGET_DIR:-target}; the first time takes about ten minutes on two cores)"
 started=$EPOCHREALTIME
-# The daemon and the command beside the test programs, which start them; then the test programs.
-cargo build --quiet --workspace --locked
-cargo test --quiet --workspace --locked --no-run 2>&1 | grep -vE '^ *Executable' || true
+# A log wants no line per crate, a person who waits wants to see it move.
+quiet=(--quiet)
+[ ! -t 2 ] || quiet=()
+# The daemon and the command beside the test programs, which start them; then the test programs. What does not compile fails its suite.
+cargo build "${quiet[@]}" --workspace --locked
+cargo test "${quiet[@]}" --workspace --locked --no-run || true
 printf '%-41s %8.1f s\n' built "$(awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { print b - a }')"
 
 suite unit --lib --bins

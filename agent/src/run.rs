@@ -14,11 +14,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{self, JoinHandle};
+use tokio::time::timeout;
 
 use crate::capture::keeper::Keeper;
 use crate::capture::ring::{self, Group, Ring, Shelf};
 use crate::capture::worker::{Judge, Opener, Shared, Worker};
-use crate::capture::{self, Batch, EngineKind, Event, file, interface, libpcap};
+use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
 use crate::config::Settings;
 use crate::host::clock::{Clock, SystemClock};
 use crate::host::{imds, nic, systemd};
@@ -125,8 +126,13 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     let store = Arc::new(upload::S3::new(settings.upload.clone()));
     let uploads = tokio::spawn({
         let (settings, folder, counters, store) = (settings.upload.clone(), folder.clone(), counters.clone(), store.clone());
+        let mut told = stopping.clone();
         async move {
-            finish_earlier(folder.clone(), unfinished).await;
+            // Long segments take minutes, for which a stop does not wait: the next start goes on. The end of a replay does.
+            tokio::select! {
+                () = finish_earlier(folder.clone(), unfinished) => {}
+                _ = told.wait_for(|&stop| stop), if !replay => return,
+            }
             upload::run(settings, folder, counters, store, stopping).await;
         }
     });
@@ -136,7 +142,8 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         () = told_to_stop => {
             systemd::stopping();
             shared.stop.store(true, Ordering::Release);
-            ended.await
+            let Some(errors) = stopped(ended, &spool_threads, replay).await else { return Ok(()) };
+            errors
         }
     };
     let errors = errors.map_err(|_| Error::Recorder)?;
@@ -154,6 +161,28 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         return if left == 0 { Ok(()) } else { Err(Error::Unsent(left)) };
     }
     Ok(())
+}
+
+/// What capture and recorder ended with after the order to stop; `None` when the input of a replay holds them up.
+async fn stopped(
+    mut ended: oneshot::Receiver<Vec<capture::Error>>,
+    spool_threads: &writer::Threads,
+    replay: bool,
+) -> Option<Result<Vec<capture::Error>, oneshot::error::RecvError>> {
+    if let Ok(ended) = timeout(STOP_PATIENCE, &mut ended).await {
+        return Some(ended);
+    }
+    // The recorder may be waiting for a disk that refuses; it does not hold the end up either.
+    spool_threads.insist_no_longer();
+    if !replay {
+        return Some(ended.await);
+    }
+    // A pipe may be silent for ever.
+    let ended = timeout(STOP_PATIENCE, ended).await.ok();
+    if ended.is_none() {
+        tracing::warn!("the replayed input neither goes on nor ends; the next start makes whole what was recorded of it");
+    }
+    ended
 }
 
 /// Fills in what the settings left to the instance metadata.
@@ -291,7 +320,7 @@ fn start_capture(
     for thread in 0..threads {
         let mut open = opener(settings.capture.clone(), group.clone());
         let engine = open()?;
-        let filter = settings.capture.filter.as_deref().map(libpcap::compile).transpose()?;
+        let filter = settings.capture.filter.as_deref().map(filter::compile).transpose()?;
         let (back, spent): (SyncSender<Batch>, Receiver<Batch>) = sync_channel(BATCHES_PER_THREAD);
         give_back.push(back);
         let judge = Judge::new(&settings.capture, filter);

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tapfleet::capture::file::FileEngine;
 use tapfleet::capture::worker::Judge;
-use tapfleet::capture::{self, Batch, Engine, EngineKind, Taken, What, libpcap};
+use tapfleet::capture::{self, Batch, Engine, EngineKind, Taken, What, filter};
 use tapfleet::record::facts::{Kind, WindowFacts};
 use tapfleet::record::segment::{Entry, Segment};
 use tapfleet::record::{Chunk, Facts, Precision, SegmentNumber, Spool, Stamp};
@@ -51,7 +51,7 @@ struct Counted {
 /// Strips the tunnels from a file.
 pub fn run(arguments: &Decap) -> Result<(), Error> {
     let settings = settings(arguments);
-    let filter = settings.filter.as_deref().map(libpcap::compile).transpose()?;
+    let filter = settings.filter.as_deref().map(filter::compile).transpose()?;
     let mut judge = Judge::new(&settings, filter);
     let mut engine = FileEngine::open(settings.files.clone())?;
     let mut output = Output::create(&arguments.output)?;

@@ -13,6 +13,7 @@ iputils-ping    | command -v ping
 curl            | command -v curl
 tcpdump         | command -v tcpdump
 tshark          | command -v tshark && command -v capinfos && command -v editcap
+zstd            | command -v zstd
 shellcheck      | command -v shellcheck
 '
 

@@ -127,11 +127,11 @@ impl Agent {
     ///
     /// # Panics
     /// When it takes longer than `limit`, or the agent ends.
-    pub fn wait_counters(&mut self, what: &str, limit: Duration, done: impl Fn(&Counters) -> bool) -> Counters {
+    pub fn wait_counters(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&Counters) -> bool) -> Counters {
         let mut last = None;
         let seen = self.wait_until(limit, |agent| {
             last = agent.counters().or_else(|| last.take());
-            last.as_ref().is_some_and(&done)
+            last.as_ref().is_some_and(&mut done)
         });
         match last {
             Some(last) if seen => last,
@@ -182,6 +182,13 @@ impl Agent {
             assert!(Instant::now() < end, "it had not ended after {limit:?}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Lets it stand still for so long, as a machine does that gives it no time.
+    pub fn pause(&self, time: Duration) {
+        self.signal(Signal::STOP);
+        std::thread::sleep(time);
+        self.signal(Signal::CONT);
     }
 
     /// Ends it as a crash does: it cannot finish anything.

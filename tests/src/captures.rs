@@ -1,7 +1,8 @@
 //! Capture files as others read them: pcap-parser for the records, tshark, tcpdump and capinfos for an opinion.
-//! In: bytes of a pcap or pcapng file. Out: its records. Never: uses the agent's own readers.
+//! In: bytes of a pcap or pcapng file, perhaps compressed. Out: its records. Never: uses the agent's own readers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -28,6 +29,23 @@ pub struct Record {
 #[must_use]
 pub fn records(file: &[u8]) -> Vec<Record> {
     if file.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) { pcapng(file) } else { pcap(file) }
+}
+
+/// A file as it was before `zstd` compressed it; one that is not compressed as it is.
+///
+/// # Panics
+/// When `zstd` complains or is missing.
+#[must_use]
+pub fn plain(file: &[u8]) -> Vec<u8> {
+    if !file.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        return file.to_vec();
+    }
+    let mut compressed = tempfile::NamedTempFile::new().unwrap();
+    compressed.write_all(file).unwrap();
+    let output = Command::new("zstd").arg("-dc").arg(compressed.path()).output();
+    let output = output.unwrap_or_else(|cause| panic!("cannot run zstd: {cause}; see tests/setup/system.sh"));
+    assert!(output.status.success(), "zstd: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
 }
 
 fn pcap(file: &[u8]) -> Vec<Record> {

@@ -24,8 +24,11 @@ pub const REGION: &str = "eu-north-1";
 /// What LocalStack takes for both halves of the credentials.
 pub const CREDENTIALS: &str = "test";
 
-/// How long the start may take: under a second on an idle machine.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long the start may take: under a second on an idle machine. Now and then it says "Ready." and never answers: tried again.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often it is tried.
+const START_TRIES: usize = 3;
 
 /// Runs its arguments until its standard input ends, or they do; then ends everything in its process group. Removes the folder
 /// that it is named after: a value that many tests share is never dropped, but its process's end of the pipe closes.
@@ -63,6 +66,21 @@ impl LocalStack {
     /// When it cannot be installed or does not come up; the message says what is missing.
     pub fn start(netns: Option<&str>) -> Self {
         let python = install();
+        let mut causes = String::new();
+        for _ in 0..START_TRIES {
+            let mut localstack = Self::launch(netns, python.clone());
+            match localstack.wait() {
+                Ok(()) => {
+                    println!("S3 engine: LocalStack {}", version());
+                    return localstack;
+                }
+                Err(cause) => causes = cause,
+            }
+        }
+        panic!("{causes}");
+    }
+
+    fn launch(netns: Option<&str>, python: PathBuf) -> Self {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
@@ -77,13 +95,12 @@ impl LocalStack {
             .env("SKIP_SSL_CERT_DOWNLOAD", "1")
             .env("FILESYSTEM_ROOT", dir.path())
             .env("TMPDIR", dir.path())
+            // Which plugins it found, for the next start; in the home folder if nothing is said.
+            .env("XDG_CACHE_HOME", python.ancestors().nth(2).unwrap().join("cache"))
             .env_remove("AWS_ENDPOINT_URL");
         let child = command.process_group(0).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
         let child = child.unwrap_or_else(|cause| panic!("cannot start '{command:?}': {cause}"));
-        let mut localstack = Self { child, netns: netns.map(Into::into), python, port, dir };
-        localstack.wait();
-        println!("S3 engine: LocalStack {}", version());
-        localstack
+        Self { child, netns: netns.map(Into::into), python, port, dir }
     }
 
     /// Where it is reached: from this host, or, if it was given a namespace, from there.
@@ -117,20 +134,17 @@ impl LocalStack {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    fn wait(&mut self) {
+    fn wait(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         while !self.is_healthy() {
             let ended = self.child.try_wait().unwrap();
             if ended.is_some() || begun.elapsed() > START_TIMEOUT {
-                panic!(
-                    "LocalStack did not come up on port {} within {:?} ({ended:?}); its log:\n{}",
-                    self.port,
-                    begun.elapsed(),
-                    self.log()
-                );
+                let (port, time, log) = (self.port, begun.elapsed(), self.log());
+                return Err(format!("LocalStack did not come up on port {port} within {time:?} ({ended:?}); its log:\n{log}"));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        Ok(())
     }
 
     fn is_healthy(&self) -> bool {

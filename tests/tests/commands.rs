@@ -142,6 +142,17 @@ fn spool_list_shows_what_is_unsent_while_an_agent_holds_the_spool() {
 }
 
 #[test]
+fn spool_list_shows_a_journal_whose_numbers_cannot_be_true() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path()));
+    let mut journal = Journal::resume(&dir.path().join("a.journal")).unwrap();
+    journal.append(Record::Part(Part { number: u32::MAX, bytes: u64::MAX, crc64nvme: 0, etag: "e".into() })).unwrap();
+    let (code, out, err) = said(&["spool", "list", "--json", "--spool", dir.path().to_str().unwrap()], &[]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("\"bytes_sent\": 18446744073709551615"), "{out}");
+}
+
+#[test]
 fn spool_list_names_a_damaged_journal_shows_the_rest_and_ends_with_1() {
     let dir = tempfile::tempdir().unwrap();
     drop(filled(dir.path()));

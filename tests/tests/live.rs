@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::Client;
 use serde_json::Value;
 use tapfleet_tests::agent::{Agent, BUCKET, Settings, sum};
-use tapfleet_tests::captures::{Record, records, seen_by_others};
+use tapfleet_tests::captures::{Record, plain, records, seen_by_others};
 use tapfleet_tests::localstack::LocalStack;
 use tapfleet_tests::netns::{Pair, TAP};
 use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp, pcap};
@@ -48,11 +48,20 @@ fn every_frame_of_two_libpcap_threads_is_stored_in_order_across_rotations() {
     rotations("libpcap", 2, "pcap");
 }
 
+#[test]
+fn every_frame_is_stored_in_order_in_compressed_files_too() {
+    compressed_rotations("ring", 2, "pcapng", "zstd");
+}
+
 fn rotations(engine: &str, threads: u64, format: &str) {
+    compressed_rotations(engine, threads, format, "none");
+}
+
+fn compressed_rotations(engine: &str, threads: u64, format: &str, compression: &str) {
     let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
     let bench = Bench::new();
     let settings = bench.settings().set("capture.engine", engine).set("capture.threads", threads).set("record.format", format);
-    let settings = settings.set("record.rotate_seconds", 1);
+    let settings = settings.set("record.rotate_seconds", 1).set("record.compression", compression);
     let mut agent = bench.start(&settings);
     let begun = Instant::now();
     let sent = bench.pair.source.run(|| Sender::new(&bench).steady(RATE, TRAFFIC));
@@ -78,11 +87,12 @@ fn rotations(engine: &str, threads: u64, format: &str) {
     check_manifests(&store, &captures, &sent);
     for (key, file) in store.files().iter().step_by(4) {
         let path = bench.folder().join(key.replace('/', "_"));
-        fs::write(&path, file).unwrap();
-        assert_eq!(seen_by_others(&path), records(file).len(), "{key}");
+        let file = plain(file);
+        fs::write(&path, &file).unwrap();
+        assert_eq!(seen_by_others(&path), records(&file).len(), "{key}");
     }
     println!(
-        "{engine}, {threads} threads, {format}: {} frames in {:.1} s, {} segments, all stored in order",
+        "{engine}, {threads} threads, {format}, compression {compression}: {} frames in {:.1} s, {} segments, all stored in order",
         sent.frames,
         sending.as_secs_f64(),
         captures.len()
@@ -322,12 +332,13 @@ struct Store(BTreeMap<String, Vec<u8>>);
 
 impl Store {
     fn files(&self) -> BTreeMap<&String, &Vec<u8>> {
-        self.0.iter().filter(|(key, _)| key.ends_with(".pcap") || key.ends_with(".pcapng")).collect()
+        let extensions = [".pcap", ".pcapng", ".pcap.zst", ".pcapng.zst"];
+        self.0.iter().filter(|(key, _)| extensions.iter().any(|extension| key.ends_with(extension))).collect()
     }
 
     fn captures(&self) -> BTreeMap<String, Vec<Record>> {
         let files = self.files().into_iter().filter(|(key, _)| !key.contains(".quarantine."));
-        files.map(|(key, file)| (key.clone(), records(file))).collect()
+        files.map(|(key, file)| (key.clone(), records(&plain(file)))).collect()
     }
 
     fn manifests(&self) -> Vec<Value> {

@@ -6,7 +6,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,7 @@ use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use tapfleet::observe::counters::Counters;
-use tapfleet::record::facts::{ClockFacts, Facts, Index, Kind, LossFacts, Stamp, WindowFacts};
-use tapfleet::record::{Compression, Format, Precision};
+use tapfleet::record::facts::{Facts, Kind, Stamp, WindowFacts};
 use tapfleet::spool::journal::{self, Journal, Open, Part};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
@@ -77,7 +76,13 @@ impl Bench {
 
     async fn store(&self) -> Arc<Watched> {
         let inner = S3::with_config(self.settings(), shared_config().await);
-        Arc::new(Watched { inner, creates: AtomicU32::new(0), fault: Mutex::new(None) })
+        Arc::new(Watched {
+            inner,
+            creates: AtomicU32::new(0),
+            fault: Mutex::new(None),
+            nameless: AtomicBool::new(false),
+            other_etag: AtomicBool::new(false),
+        })
     }
 
     /// Sends everything; gives how many uploads were created.
@@ -186,34 +191,9 @@ fn open(id: &str, bucket: &str, key: &str) -> Open {
 }
 
 fn facts(id: &str, bucket: &str, kind: Kind, file_bytes: u64) -> Facts {
-    Facts {
-        kind,
-        capture_id: id.into(),
-        instance: INSTANCE.into(),
-        agent_version: "0.1.0".into(),
-        key: (kind != Kind::Idle).then(key),
-        bucket: bucket.into(),
-        window: WindowFacts { start: WINDOW, seconds: 900 },
-        opened: WINDOW,
-        format: Format::Pcap,
-        precision: Precision::Micro,
-        compression: Compression::None,
-        filter: None,
-        frames: 1,
-        bytes: 60,
-        first: Some(WINDOW),
-        last: Some(WINDOW),
-        late: 0,
-        drops: Default::default(),
-        ignored: Default::default(),
-        losses: LossFacts::default(),
-        origins: Vec::new(),
-        gaps: Vec::new(),
-        clock: ClockFacts::default(),
-        index: Index::default(),
-        file_bytes,
-        salvaged: false,
-    }
+    let begun = Facts::begin(kind, id.into(), INSTANCE.into(), bucket.into(), WindowFacts { start: WINDOW, seconds: 900 });
+    let key = (kind != Kind::Idle).then(key);
+    Facts { key, frames: 1, bytes: 60, first: Some(WINDOW), last: Some(WINDOW), file_bytes, ..begun }
 }
 
 /// A segment as the spool's writer makes it.
@@ -300,7 +280,17 @@ struct Watched {
     inner: S3,
     creates: AtomicU32,
     fault: Mutex<Option<Fault>>,
+    /// Metadata is lost on the way, as behind some gateways.
+    nameless: AtomicBool,
+    /// The next part gets [`OTHER_ETAG`], as if an earlier attempt at it had arrived last.
+    other_etag: AtomicBool,
 }
+
+const OTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
+
+/// A key about which nothing is told, and that only after a while.
+const SLOW: &str = "slow";
+const SLOW_ANSWER: Duration = Duration::from_secs(3);
 
 impl Watched {
     fn refuse(&self, class: Class, upload: &Upload) -> Result<(), Error> {
@@ -310,7 +300,13 @@ impl Watched {
 
 impl Store for Watched {
     async fn head(&self, place: &Place) -> Result<Found, Error> {
-        self.inner.head(place).await
+        if place.key.starts_with(SLOW) {
+            tokio::time::sleep(SLOW_ANSWER).await;
+            return Err(Error { class: Class::Transient, act: "examine", place: place.clone(), cause: "made up".into() });
+        }
+        let mut found = self.inner.head(place).await?;
+        found.capture_id = found.capture_id.filter(|_| !self.nameless.load(Ordering::Relaxed));
+        Ok(found)
     }
 
     async fn create(&self, place: &Place, labels: &Labels) -> Result<String, Error> {
@@ -320,7 +316,8 @@ impl Store for Watched {
     }
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: &Body) -> Result<String, Error> {
-        self.inner.upload_part(upload, number, body).await
+        let etag = self.inner.upload_part(upload, number, body).await?;
+        Ok(if self.other_etag.swap(false, Ordering::Relaxed) { OTHER_ETAG.into() } else { etag })
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<Listed>, Error> {
@@ -358,8 +355,12 @@ struct Running(tokio::task::JoinHandle<()>, watch::Sender<bool>);
 
 impl Running {
     async fn start(bench: &Bench) -> Self {
+        Self::start_to(bench, bench.store().await)
+    }
+
+    fn start_to(bench: &Bench, store: Arc<Watched>) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let (settings, folder, counters, store) = (bench.settings(), bench.folder(), bench.counters.clone(), bench.store().await);
+        let (settings, folder, counters) = (bench.settings(), bench.folder(), bench.counters.clone());
         Self(tokio::spawn(upload::run(settings, folder, counters, store, stopped)), stop)
     }
 
@@ -537,6 +538,66 @@ async fn a_resume_believes_s3_and_not_the_journal() {
     assert_eq!(bench.drain().await, 0);
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
     assert_eq!(bench.counters.parts_sent.get() - sent, 2, "the overwritten part and the tail were to be sent, nothing else");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_s3_has_under_another_etag_is_not_sent_again() {
+    let bench = Bench::with_bucket("etag").await;
+    let bytes = pattern(20 * MIB);
+    let segment = Segment::open(&bench, &bytes);
+    let running = Running::start(&bench).await;
+    until("two parts", || (segment.state().parts.len() == 2).then_some(())).await;
+    running.cut_off().await;
+    // As when two attempts at a part arrived: encrypted, each has an ETag of its own.
+    let etag = segment.state().parts[&1].etag.trim_matches('"').to_owned();
+    let journal = fs::read_to_string(segment.path("journal")).unwrap().replace(&etag, OTHER_ETAG.trim_matches('"'));
+    fs::write(segment.path("journal"), with_checksums(&journal)).unwrap();
+    segment.close();
+    assert_eq!(bench.drain().await, 0, "the upload was begun again");
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    assert_eq!(bench.counters.parts_sent.get(), 3);
+
+    // The same within one process: only the completion tells.
+    let segment = Segment::open_at(&bench, "later", &bytes);
+    let store = bench.store().await;
+    store.other_etag.store(true, Ordering::Relaxed);
+    let running = Running::start_to(&bench, store.clone());
+    until("two parts", || (segment.state().parts.len() == 2).then_some(())).await;
+    segment.close();
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    bench.assert_arrived(&segment.id, "later", &bytes).await;
+    assert_eq!((store.creates.load(Ordering::Relaxed), bench.counters.parts_sent.get()), (1, 6), "it was begun again");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_keeps_the_metadata_to_itself_gets_one_object_and_not_one_after_the_other() {
+    let bench = Bench::with_bucket("nameless").await;
+    let bytes = pattern(3000);
+    let segment = Segment::whole(&bench, &bytes);
+    let store = bench.store().await;
+    store.nameless.store(true, Ordering::Relaxed);
+    let running = Running::start_to(&bench, store.clone());
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    running.stop().await;
+    assert_eq!((store.creates.load(Ordering::Relaxed), bench.keys().await), (1, vec![key()]));
+    assert!(segment.path("pcap").exists() && bench.counters.segments_verified.get() == 0);
+    assert_eq!(bench.drain().await, 0);
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_segments_that_fail_slowly_do_not_stand_in_the_way_of_a_good_one() {
+    let bench = Bench::with_bucket("queue").await;
+    let slow: Vec<_> = (0..2 * upload::rounds::SEGMENTS_AT_ONCE).map(|n| Segment::open_at(&bench, &format!("{SLOW}/{n}"), b"x")).collect();
+    slow.iter().for_each(Segment::close);
+    let good = Segment::whole(&bench, &pattern(1000));
+    let running = Running::start(&bench).await;
+    let begun = Instant::now();
+    until("the good one has gone", || (!good.path("journal").exists()).then_some(())).await;
+    // Its turn is after the two rounds that the others take.
+    assert!(begun.elapsed() < 3 * SLOW_ANSWER, "it waited for {:?}", begun.elapsed());
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,14 +1,20 @@
 //! In: the threads' batches, each in order of time. Out: items of all of them in order of time.
-//! Never: waits for a silent thread longer than it is told to, holds more batches of one thread than it is told to, loses an item.
+//! Never: waits for another thread longer than [`HOLD_NS`], holds more batches of one thread than it is told to, loses an item.
 
 use std::collections::VecDeque;
 
 use super::{Batch, Item};
+use crate::host::clock::SECOND_NS;
+
+/// How long a batch may wait for the other threads, by the monotonic clock. A thread that is well tells what it is complete up to
+/// within half of it; one that hangs, or a stamp of a clock that has since been set back, must not hold the others up.
+pub const HOLD_NS: u64 = SECOND_NS / 4;
 
 /// One thread's side of the merge.
 #[derive(Default, Debug)]
 struct Lane {
-    batches: VecDeque<Batch>,
+    /// Each with the monotonic time at which it was handed in.
+    batches: VecDeque<(u64, Batch)>,
     /// Items of the first batch that have been given.
     taken: usize,
     /// Every item stamped before this has been handed in.
@@ -18,7 +24,11 @@ struct Lane {
 
 impl Lane {
     fn head_ns(&self) -> Option<u64> {
-        self.batches.front().and_then(|batch| batch.items.get(self.taken)).map(|item| item.time_ns)
+        self.batches.front().and_then(|(_, batch)| batch.items.get(self.taken)).map(|item| item.time_ns)
+    }
+
+    fn is_overdue(&self, now_ns: u64) -> bool {
+        self.batches.front().is_some_and(|&(since_ns, _)| now_ns.saturating_sub(since_ns) >= HOLD_NS)
     }
 
     /// Nothing of this lane can come before this time any more.
@@ -45,14 +55,14 @@ impl Merge {
         Self { lanes: (0..threads).map(|_| Lane::default()).collect(), lane_batches_max }
     }
 
-    /// Takes a batch in.
+    /// Takes a batch in, at `now_ns` of the monotonic clock.
     ///
     /// # Errors
     /// Gives the batch back when it holds nothing, or its thread is not one of ours.
-    pub fn push(&mut self, batch: Batch) -> Result<(), Batch> {
+    pub fn push(&mut self, batch: Batch, now_ns: u64) -> Result<(), Batch> {
         match self.lanes.get_mut(batch.thread) {
             Some(lane) if !batch.items.is_empty() => {
-                lane.batches.push_back(batch);
+                lane.batches.push_back((now_ns, batch));
                 Ok(())
             }
             _ => Err(batch),
@@ -85,16 +95,17 @@ impl Merge {
         self.lanes.iter().map(Lane::bound_ns).min().unwrap_or(u64::MAX)
     }
 
-    /// Gives items in order of time as far as that is certain, or all of them when `wait_no_longer`. `spent` gets each batch
-    /// back when its last item has been given.
-    pub fn drain(&mut self, wait_no_longer: bool, mut item: impl FnMut(&Batch, &Item), mut spent: impl FnMut(Batch)) {
+    /// Gives items in order of time as far as that is certain, or has been waited for long enough at `now_ns` of the monotonic
+    /// clock, or all of them when `wait_no_longer`. `spent` gets each batch back when its last item has been given.
+    pub fn drain(&mut self, now_ns: u64, wait_no_longer: bool, mut item: impl FnMut(&Batch, &Item), mut spent: impl FnMut(Batch)) {
         loop {
             let Some((first, _)) =
                 self.lanes.iter().enumerate().filter_map(|(n, lane)| Some((n, lane.head_ns()?))).min_by_key(|&(_, head)| head)
             else {
                 return;
             };
-            let overfull = self.lanes.get(first).is_some_and(|lane| lane.batches.len() > self.lane_batches_max);
+            let held_enough = |lane: &Lane| lane.batches.len() > self.lane_batches_max || lane.is_overdue(now_ns);
+            let held_enough = self.lanes.get(first).is_some_and(held_enough);
             let limit = self
                 .lanes
                 .iter()
@@ -102,13 +113,13 @@ impl Merge {
                 .filter(|&(n, _)| n != first)
                 .map(|(_, lane)| match lane.head_ns() {
                     Some(head) => head,
-                    None if wait_no_longer || overfull => u64::MAX,
+                    None if wait_no_longer || held_enough => u64::MAX,
                     None => lane.bound_ns(),
                 })
                 .min()
                 .unwrap_or(u64::MAX);
             let Some(lane) = self.lanes.get_mut(first) else { return };
-            let Some(batch) = lane.batches.front() else { return };
+            let Some((_, batch)) = lane.batches.front() else { return };
             let before = lane.taken;
             for next in batch.items.get(before..).unwrap_or_default() {
                 if next.time_ns > limit {
@@ -125,7 +136,7 @@ impl Merge {
                 let last = batch.items.last().map_or(0, |item| item.time_ns);
                 lane.complete_until_ns = lane.complete_until_ns.max(last);
                 lane.taken = 0;
-                if let Some(batch) = lane.batches.pop_front() {
+                if let Some((_, batch)) = lane.batches.pop_front() {
                     spent(batch);
                 }
             }
@@ -148,18 +159,18 @@ mod tests {
 
     fn drained(merge: &mut Merge, wait_no_longer: bool) -> Vec<u64> {
         let mut times = Vec::new();
-        merge.drain(wait_no_longer, |_, item| times.push(item.time_ns), drop);
+        merge.drain(0, wait_no_longer, |_, item| times.push(item.time_ns), drop);
         times
     }
 
     #[test]
     fn a_silent_thread_holds_the_others_up_only_until_it_is_known_to_be_complete() {
         let mut merge = Merge::new(2, 8);
-        merge.push(batch(0, &[10, 20, 30])).unwrap();
+        merge.push(batch(0, &[10, 20, 30]), 0).unwrap();
         assert_eq!(drained(&mut merge, false), [] as [u64; 0]);
         merge.complete(1, 20);
         assert_eq!(drained(&mut merge, false), [10, 20]);
-        merge.push(batch(1, &[25])).unwrap();
+        merge.push(batch(1, &[25]), 0).unwrap();
         assert_eq!(drained(&mut merge, false), [25]);
         assert_eq!(drained(&mut merge, true), [30]);
         assert!(!merge.is_finished());
@@ -171,17 +182,33 @@ mod tests {
     #[test]
     fn one_thread_alone_waits_for_nobody() {
         let mut merge = Merge::new(1, 8);
-        merge.push(batch(0, &[1, 2])).unwrap();
+        merge.push(batch(0, &[1, 2]), 0).unwrap();
         assert_eq!(drained(&mut merge, false), [1, 2]);
     }
 
     #[test]
     fn a_lane_that_fills_up_goes_on_without_the_others() {
         let mut merge = Merge::new(2, 1);
-        merge.push(batch(0, &[1])).unwrap();
+        merge.push(batch(0, &[1]), 0).unwrap();
         assert!(drained(&mut merge, false).is_empty());
-        merge.push(batch(0, &[2])).unwrap();
+        merge.push(batch(0, &[2]), 0).unwrap();
         assert_eq!(drained(&mut merge, false), [1]);
+    }
+
+    #[test]
+    fn no_batch_waits_longer_than_it_may_for_a_thread_that_hangs_or_for_a_stamp_to_come_true() {
+        let mut merge = Merge::new(2, 8);
+        merge.push(batch(0, &[10, 3_600_000]), 0).unwrap();
+        merge.push(batch(0, &[20]), HOLD_NS / 2).unwrap();
+        merge.push(batch(1, &[15]), HOLD_NS / 2).unwrap();
+        let drained = |merge: &mut Merge, now_ns| {
+            let mut times = Vec::new();
+            merge.drain(now_ns, false, |_, item| times.push(item.time_ns), drop);
+            times
+        };
+        assert_eq!(drained(&mut merge, HOLD_NS - 1), [10, 15]);
+        assert_eq!(drained(&mut merge, HOLD_NS), [3_600_000]);
+        assert_eq!(drained(&mut merge, HOLD_NS + HOLD_NS / 2), [20]);
     }
 
     proptest! {
@@ -194,13 +221,13 @@ mod tests {
             for (n, times) in lanes.iter_mut().enumerate() {
                 times.sort_unstable();
                 for part in times.chunks(cut) {
-                    merge.push(batch(n, part)).unwrap();
+                    merge.push(batch(n, part), 0).unwrap();
                     pushed += 1;
-                    merge.drain(false, |_, item| out.push(item.time_ns), |_| returned += 1);
+                    merge.drain(0, false, |_, item| out.push(item.time_ns), |_| returned += 1);
                 }
                 merge.end(n);
             }
-            merge.drain(false, |_, item| out.push(item.time_ns), |_| returned += 1);
+            merge.drain(0, false, |_, item| out.push(item.time_ns), |_| returned += 1);
             let mut all: Vec<u64> = lanes.concat();
             all.sort_unstable();
             prop_assert!(merge.is_finished());

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::wire::{Drop, Ignored, Inline, Link, Notes, Origin, Rules};
+use crate::wire::{Drop, Ignored, Link, Notes, Origin, Rules};
 
 pub mod file;
+pub mod filter;
 pub mod interface;
 pub mod keeper;
 pub mod libpcap;
@@ -55,14 +56,6 @@ pub struct Settings {
     pub outer_sources: Vec<IpNet>,
     /// Which mirror sources are taken (source address of the VXLAN tunnel); empty: any.
     pub mirror_sources: Vec<IpNet>,
-}
-
-impl Settings {
-    /// Whether packets carried inline become frames.
-    #[must_use]
-    pub fn stores_inline(&self) -> bool {
-        self.rules.inline == Inline::Store
-    }
 }
 
 /// One frame as an engine gives it.

@@ -228,7 +228,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge by the settings, with `filter` compiled from them by [`super::libpcap::compile`].
+    /// A judge by the settings, with `filter` compiled from them by [`super::filter::compile`].
     #[must_use]
     pub fn new(settings: &Settings, filter: Option<BpfProgram>) -> Self {
         Self {
@@ -269,7 +269,9 @@ impl Judge {
             Outcome::NotOurs(reason) => return outer(What::Ignored(reason)),
             Outcome::Malformed(reason) => return outer(What::Dropped(reason)),
         };
-        if !self.mirror_sources.is_empty() && !contains(&self.mirror_sources, inner.origin.source) {
+        // What the load balancer carries inline comes from no mirror source.
+        let mirrored = inner.origin.vni.is_some();
+        if mirrored && !self.mirror_sources.is_empty() && !contains(&self.mirror_sources, inner.origin.source) {
             return outer(What::Dropped(Drop::SourceDenied));
         }
         if self.filter.as_ref().is_some_and(|filter| !filter.filter(inner.bytes)) {

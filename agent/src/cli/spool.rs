@@ -80,7 +80,7 @@ fn row(segment: &Segment) -> Result<Option<Row>, spool::Error> {
         key: Some(state.open.key),
         kind: Some(state.open.kind),
         parts_sent: state.parts.len(),
-        bytes_sent: state.parts.values().map(|part| part.bytes).sum(),
+        bytes_sent: state.parts.values().fold(0, |sum, part| sum.saturating_add(part.bytes)),
         ..Row::of(segment, stage)
     }))
 }

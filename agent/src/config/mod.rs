@@ -264,7 +264,7 @@ fn meant_filter(written: &str) -> Option<&str> {
 }
 
 fn compiles(expression: &str) -> Result<(), String> {
-    match capture::libpcap::compile(expression) {
+    match capture::filter::compile(expression) {
         Ok(_) => Ok(()),
         // The other words of that error stand around this one already.
         Err(capture::Error::Filter { cause, .. }) => Err(cause),

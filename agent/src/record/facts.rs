@@ -8,6 +8,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Compression, Format, Precision};
+use crate::host::clock::SECOND_NS;
 
 /// Nanoseconds since 1970, UTC. In JSON an RFC 3339 time with nine digits of fraction, `null` never.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
@@ -32,7 +33,9 @@ impl TryFrom<String> for Stamp {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let time = DateTime::parse_from_rfc3339(&text).map_err(|cause| format!("'{text}' is not an RFC 3339 time: {cause}"))?;
-        let ns = time.timestamp_nanos_opt().and_then(|ns| u64::try_from(ns).ok());
+        // Not chrono's nanoseconds, which end in 2262.
+        let seconds = u64::try_from(time.timestamp()).ok().and_then(|seconds| seconds.checked_mul(SECOND_NS));
+        let ns = seconds.and_then(|ns| ns.checked_add(time.timestamp_subsec_nanos().into()));
         ns.map(Self).ok_or_else(|| format!("'{text}' is outside 1970 to 2554"))
     }
 }
@@ -240,6 +243,22 @@ impl Facts {
             index: Index::default(),
             file_bytes: 0,
             salvaged: false,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_stamp_that_a_file_can_hold_is_read_back_from_a_manifest(ns in any::<u64>()) {
+            for ns in [ns, u64::MAX] {
+                prop_assert_eq!(serde_json::from_str::<Stamp>(&serde_json::to_string(&Stamp(ns)).unwrap()).unwrap(), Stamp(ns));
+            }
         }
     }
 }

@@ -44,7 +44,8 @@ impl Names {
     pub fn give(&mut self, time_ns: u64, extension: &str) -> String {
         let minute = minute(time_ns);
         let ordinal = self.given.entry((minute.clone(), extension.into())).or_insert(0);
-        *ordinal += 1;
+        // What was noted from a journal may be any number.
+        *ordinal = ordinal.saturating_add(1);
         let key = name(&self.folder, &minute, *ordinal, extension);
         while self.given.len() > MINUTES_REMEMBERED {
             self.given.pop_first();
@@ -105,6 +106,14 @@ mod tests {
         assert_eq!(names.give(TIME, "quarantine.pcapng"), "packet-captures/i-0abc/2026-11-22-00-15.quarantine.pcapng");
         assert_eq!(names.give(TIME + MINUTE_NS, "pcap"), "packet-captures/i-0abc/2026-11-22-00-16.pcap");
         assert_eq!(day(TIME), "2026-11-22");
+    }
+
+    #[test]
+    fn the_highest_number_that_a_journal_can_name_does_no_harm() {
+        let mut names = Names::new("", "i-0abc");
+        names.note("i-0abc/2026-11-22-00-15_4294967295.pcap");
+        let key = names.give(TIME, "pcap");
+        assert_eq!((key.as_str(), successor(&key)), ("i-0abc/2026-11-22-00-15_4294967295.pcap", key.clone()));
     }
 
     #[test]

@@ -113,7 +113,7 @@ pub trait Spool {
     /// Begins a segment: journal first, then the empty file.
     fn open(&mut self, number: SegmentNumber, facts: Facts);
 
-    /// Appends to a segment.
+    /// Appends to a segment. A chunk without bytes only gives its memory back.
     fn append(&mut self, number: SegmentNumber, chunk: Chunk);
 
     /// Keeps what is known of a segment so far, for the case that the agent dies.

@@ -167,6 +167,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             }
             let stepped = self.look_at_clock();
             merge.drain(
+                self.clock.now().monotonic_ns,
                 stepped,
                 |batch, item| self.record(batch, item),
                 |batch| {
@@ -192,7 +193,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             Event::Batch(batch) => {
                 batch.bytes.begin();
                 self.learn(&batch);
-                if let Err(batch) = merge.push(batch)
+                if let Err(batch) = merge.push(batch, self.clock.now().monotonic_ns)
                     && let Some(back) = spent.get(batch.thread)
                 {
                     let _ = back.try_send(released(batch));
@@ -508,9 +509,10 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     }
 
     fn close_quarantine(&mut self) {
-        if let Some(mut open) = self.quarantine.take() {
-            open.segment.flush(self.now.monotonic_ns, 0, &mut self.spool);
-            self.spool.close(open.segment.number(), open.facts);
+        if let Some(Open { segment, facts, .. }) = self.quarantine.take() {
+            let number = segment.number();
+            segment.finish(std::iter::empty(), &mut self.spool);
+            self.spool.close(number, facts);
             self.shared.counters.segments_closed.add(1);
         }
     }
@@ -536,21 +538,20 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     }
 
     fn close_segment(&mut self, slot: &mut Slot, stepped: bool) {
-        let Some(mut open) = slot.segment.take() else { return };
+        let Some(Open { segment, mut facts, interfaces, .. }) = slot.segment.take() else { return };
         let account = std::mem::take(&mut slot.account);
-        let mut facts = open.facts;
         account.tell(&mut facts, &self.origin_list);
         facts.losses = self.losses();
         facts.clock = ClockFacts { steps: self.steps, closed_by_step: stepped };
         let statistics =
             pcapng::Statistics { start_ns: facts.opened.0, end_ns: facts.last.map_or(facts.opened.0, |last| last.0), ..Default::default() };
-        let of = open.interfaces.iter().enumerate().filter(|&(_, &interface)| interface != u32::MAX).map(|(origin, &interface)| {
+        let of = interfaces.iter().enumerate().filter(|&(_, &interface)| interface != u32::MAX).map(|(origin, &interface)| {
             let kernel_drops = (interface == 0).then_some(facts.losses.kernel_drops);
             (interface, pcapng::Statistics { received: account.frames_of(origin), kernel_drops, ..statistics })
         });
-        open.segment.statistics(of, &mut self.spool);
-        open.segment.flush(self.now.monotonic_ns, 0, &mut self.spool);
-        self.spool.close(open.segment.number(), facts);
+        let number = segment.number();
+        segment.finish(of, &mut self.spool);
+        self.spool.close(number, facts);
         self.shared.counters.segments_closed.add(1);
     }
 

@@ -97,7 +97,7 @@ impl Segment {
             return 0;
         }
         let block = pcapng::interface(name, description, self.filter.as_deref(), self.snaplen);
-        self.put(&[&block], spool);
+        self.put_whole(&[&block], spool);
         self.interfaces += 1;
         self.interfaces - 1
     }
@@ -137,16 +137,18 @@ impl Segment {
         }
     }
 
-    /// Writes what the interfaces took and lost, at the end (pcapng).
-    pub fn statistics(&mut self, of: impl Iterator<Item = (u32, Statistics)>, spool: &mut impl Spool) {
+    /// Ends the file with what its interfaces took and lost (pcapng), and hands over all that is left: also an empty buffer, whose
+    /// memory the spool gets back.
+    pub fn finish(mut self, of: impl Iterator<Item = (u32, Statistics)>, spool: &mut impl Spool) {
         if self.format == Format::Pcapng {
             for (interface, statistics) in of {
-                self.put(&[&pcapng::statistics(interface, &statistics)], spool);
+                self.put_whole(&[&pcapng::statistics(interface, &statistics)], spool);
             }
         }
+        spool.append(self.number, Chunk { bytes: self.buffer, first_record: self.first_record });
     }
 
-    /// Hands over what is in the buffer when its first byte is older than `age_ns`; 0 hands over whatever there is.
+    /// Hands over what is in the buffer when its first byte is older than `age_ns`.
     pub fn flush(&mut self, now_ns: u64, age_ns: u64, spool: &mut impl Spool) {
         if self.filled_ns.is_some_and(|filled| now_ns.saturating_sub(filled) >= age_ns) {
             self.hand_over(spool);
@@ -155,14 +157,25 @@ impl Segment {
 
     #[inline]
     fn put_record<const N: usize>(&mut self, time_ns: u64, parts: &[&[u8]; N], spool: &mut impl Spool) {
-        let total: usize = parts.iter().map(|part| part.len()).sum();
-        if self.whole_records && self.buffer.len() + total > self.buffer_bytes && !self.buffer.is_empty() {
-            self.hand_over(spool);
-        }
+        self.make_room(parts, spool);
         if self.first_record.is_none() {
             self.first_record = Some((self.buffer.len() as u32, Stamp(time_ns)));
         }
         self.put(parts, spool);
+    }
+
+    fn put_whole<const N: usize>(&mut self, parts: &[&[u8]; N], spool: &mut impl Spool) {
+        self.make_room(parts, spool);
+        self.put(parts, spool);
+    }
+
+    /// Hands over first what stands in the way of keeping `parts` in one chunk, where that is asked for.
+    #[inline]
+    fn make_room<const N: usize>(&mut self, parts: &[&[u8]; N], spool: &mut impl Spool) {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        if self.whole_records && self.buffer.len() + total > self.buffer_bytes && !self.buffer.is_empty() {
+            self.hand_over(spool);
+        }
     }
 
     #[inline]

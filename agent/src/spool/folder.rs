@@ -105,15 +105,20 @@ impl Folder {
     }
 }
 
-/// The segments that lie in `dir`, oldest first (capture ids sort by time). Takes no lock: an agent may be at work there, and what
-/// it removes meanwhile is gone.
+/// The segments that lie in `dir`, oldest first (capture ids sort by time). Only regular files are theirs: a pipe of such a name would
+/// be waited for without end, a link would lead out of the folder. Takes no lock: an agent may be at work there, and what it removes
+/// meanwhile is gone.
 ///
 /// # Errors
 /// When the folder cannot be listed.
 pub fn list(dir: &Path) -> Result<Vec<Segment>, Error> {
     let mut segments = BTreeMap::new();
     for entry in fs::read_dir(dir).map_err(io("list the spool", dir))? {
-        let path = entry.map_err(io("list the spool", dir))?.path();
+        let entry = entry.map_err(io("list the spool", dir))?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let path = entry.path();
         let Some((stem, extension)) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('.')) else {
             continue;
         };
@@ -129,4 +134,26 @@ pub fn list(dir: &Path) -> Result<Vec<Segment>, Error> {
     }
     segments.retain(|_, s: &mut Segment| s.data.is_some() || s.journal.is_some() || s.manifest.is_some());
     Ok(segments.into_values().collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn pipes_folders_and_links_with_a_segments_name_are_not_taken_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        mknodat(CWD, path("a.journal"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        fs::create_dir(path("b.journal")).unwrap();
+        fs::write(path("outside"), "secret").unwrap();
+        symlink(path("outside"), path("c.pcap")).unwrap();
+        symlink(path("nowhere"), path("d.manifest")).unwrap();
+        fs::write(path("e.pcap"), "").unwrap();
+        let found: Vec<_> = list(dir.path()).unwrap().into_iter().map(|segment| segment.capture_id).collect();
+        assert_eq!(found, ["e"]);
+    }
 }

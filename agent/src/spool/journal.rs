@@ -7,7 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, rename};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crc_fast::{CrcAlgorithm, checksum};
@@ -184,6 +185,9 @@ impl State {
 pub struct Journal {
     path: PathBuf,
     file: File,
+    /// Bytes of the lines that are durable. The next line begins there: what a full disk took of a line before is overwritten,
+    /// not continued, or it would stand damaged in the middle.
+    whole_bytes: u64,
     state: State,
 }
 
@@ -197,7 +201,7 @@ impl Journal {
         let unfinished = path.with_extension("journal.unfinished");
         let options = OpenOptions::new().write(true).create(true).truncate(true).open(&unfinished);
         let file = options.map_err(io("create the journal", &unfinished))?;
-        let mut journal = Self { path: path.into(), file, state: State::new(open.clone()) };
+        let mut journal = Self { path: path.into(), file, whole_bytes: 0, state: State::new(open.clone()) };
         journal.write(&Record::Open(open))?;
         rename(&unfinished, path).map_err(io("put the journal in place", path))?;
         Ok(journal)
@@ -209,11 +213,11 @@ impl Journal {
     /// When it cannot be read, an earlier line is damaged, or its version is not known.
     pub fn resume(path: &Path) -> Result<Self, Error> {
         let (state, whole_bytes) = read(path)?;
-        let file = OpenOptions::new().append(true).open(path).map_err(io("open the journal", path))?;
+        let file = OpenOptions::new().write(true).open(path).map_err(io("open the journal", path))?;
         if file.metadata().map_err(io("examine the journal", path))?.len() > whole_bytes {
             file.set_len(whole_bytes).map_err(io("cut the torn line off the journal", path))?;
         }
-        Ok(Self { path: path.into(), file, state })
+        Ok(Self { path: path.into(), file, whole_bytes, state })
     }
 
     /// What the lines add up to.
@@ -234,8 +238,10 @@ impl Journal {
     fn write(&mut self, record: &Record) -> Result<(), Error> {
         let json = serde_json::to_string(record).map_err(|cause| io("encode a line of the journal", &self.path)(cause.into()))?;
         let line = format!("{:08x} {json}\n", line_checksum(json.as_bytes()));
-        self.file.write_all(line.as_bytes()).map_err(io("append to the journal", &self.path))?;
-        self.file.sync_data().map_err(io("sync the journal", &self.path))
+        self.file.write_all_at(line.as_bytes(), self.whole_bytes).map_err(io("append to the journal", &self.path))?;
+        self.file.sync_data().map_err(io("sync the journal", &self.path))?;
+        self.whole_bytes += line.len() as u64;
+        Ok(())
     }
 }
 
@@ -310,6 +316,7 @@ pub(super) fn io<'a>(act: &'static str, path: &'a Path) -> impl Fn(std::io::Erro
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::Write;
 
     fn open() -> Open {
         Open {
@@ -372,6 +379,23 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             prop_assert!(read(&path).is_err());
         }
+    }
+
+    #[test]
+    fn a_line_that_the_disk_took_in_part_is_overwritten_and_not_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.journal");
+        drop(Journal::create(&path, open()).unwrap());
+        let mut journal = Journal::resume(&path).unwrap();
+        journal.append(part(1)).unwrap();
+        // As a full disk leaves it: a beginning, and the rest refused.
+        let mut raw = OpenOptions::new().append(true).open(&path).unwrap();
+        raw.write_all(b"deadbeef {\"record\":\"part\",\"number\":2,").unwrap();
+        journal.append(part(2)).unwrap();
+        journal.append(part(3)).unwrap();
+        drop(journal);
+        let journal = Journal::resume(&path).unwrap();
+        assert_eq!(journal.state().parts.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]

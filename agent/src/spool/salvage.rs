@@ -1,6 +1,7 @@
 //! What an agent that died left behind: segments that are not whole.
 //! In: the folder. Out: the same segments, cut after their last whole record and marked as whole.
-//! Never: removes a record that is whole; believes a length it has not checked; holds more than a record or a zstd frame in memory.
+//! Never: removes a record that is whole, or bytes that are more than the beginning of one; believes a length it has not checked;
+//! holds more than a record or a zstd frame in memory.
 //!
 //! Runs before the uploader begins; recording does not wait for it.
 
@@ -24,6 +25,9 @@ const ZSTD_FRAME_BYTES_MAX: usize = 2 << 20;
 /// The most that a zstd frame may hold.
 const ZSTD_CONTENT_BYTES_MAX: usize = 2 << 20;
 
+/// How a zstd frame begins (RFC 8878 3.1.1).
+const ZSTD_MAGIC: u32 = 0xfd2f_b528;
+
 /// The largest draft that is believed.
 const DRAFT_BYTES_MAX: u64 = 64 << 20;
 
@@ -40,6 +44,8 @@ pub struct Whole {
     pub first: Option<Stamp>,
     /// Latest stamp.
     pub last: Option<Stamp>,
+    /// What follows is not the beginning of a record that was cut off: the file is damaged there.
+    pub damaged: bool,
 }
 
 impl Whole {
@@ -85,8 +91,13 @@ fn one(folder: &Folder, segment: &Segment) -> Result<(), Error> {
     };
     let mut facts = draft(segment).unwrap_or_else(|| facts_of(&state.open));
     let before = fs::metadata(data).map_err(io("examine", data))?.len();
-    let whole = walk(data, facts.format, facts.compression)?;
-    if whole.frames == 0 && state.upload_id.is_none() && !state.creating {
+    let mut whole = walk(data, facts.format, facts.compression)?;
+    if whole.damaged {
+        // Whole records may follow. Whoever reads the object can look for them; what is cut off here is gone.
+        tracing::error!(path = %data.display(), at_byte = whole.file_bytes, "a segment is damaged; it goes to S3 as it is");
+        whole.file_bytes = before;
+    }
+    if !whole.damaged && whole.frames == 0 && state.upload_id.is_none() && !state.creating {
         tracing::info!(path = %data.display(), "removed a segment that held no frame");
         return folder.remove(segment);
     }
@@ -140,14 +151,32 @@ fn facts_of(open: &journal::Open) -> Facts {
 pub fn walk(path: &Path, format: Format, compression: Compression) -> Result<Whole, Error> {
     let file = File::open(path).map_err(io("open", path))?;
     let mut walker = Walker { format, nano: false, whole: Whole::default() };
-    match compression {
+    let mut whole = match compression {
         Compression::None => {
-            let mut reader = BufReader::with_capacity(1 << 20, file);
+            let mut reader = BufReader::with_capacity(1 << 20, &file);
             let mut record = Vec::new();
             while walker.step(&mut reader, &mut record).map_err(io("read", path))? {}
-            Ok(walker.whole)
+            walker.whole
         }
-        Compression::Zstd => walk_zstd(&file, path, walker),
+        Compression::Zstd => walk_zstd(&file, path, walker)?,
+    };
+    // After a power loss a file system may show blocks that never reached the disk as zeros.
+    whole.damaged = whole.damaged && !is_zeros_from(&file, whole.file_bytes).map_err(io("read", path))?;
+    Ok(whole)
+}
+
+/// Whether nothing but zeros follows.
+fn is_zeros_from(file: &File, mut offset: u64) -> std::io::Result<bool> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = read_at(file, &mut buffer, offset)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        if buffer.iter().take(read).any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        offset += read as u64;
     }
 }
 
@@ -158,9 +187,16 @@ fn walk_zstd(file: &File, path: &Path, mut walker: Walker) -> Result<Whole, Erro
     loop {
         let read = read_at(file, &mut compressed, offset).map_err(io("read", path))?;
         let available = compressed.get(..read).unwrap_or_default();
-        let Ok(frame_bytes) = zstd::zstd_safe::find_frame_compressed_size(available) else { break };
+        let Ok(frame_bytes) = zstd::zstd_safe::find_frame_compressed_size(available) else {
+            let torn = read < ZSTD_FRAME_BYTES_MAX && available.iter().zip(ZSTD_MAGIC.to_le_bytes()).all(|(&there, magic)| there == magic);
+            walker.whole.damaged = !torn;
+            break;
+        };
         let frame = available.get(..frame_bytes).unwrap_or_default();
-        let Ok(content) = zstd::bulk::decompress(frame, ZSTD_CONTENT_BYTES_MAX) else { break };
+        let Ok(content) = zstd::bulk::decompress(frame, ZSTD_CONTENT_BYTES_MAX) else {
+            walker.whole.damaged = true;
+            break;
+        };
         let mut content = content.as_slice();
         let mut record = Vec::new();
         while walker.step(&mut content, &mut record).map_err(io("read", path))? {}
@@ -209,13 +245,20 @@ impl Walker {
             }
             let magic = |precision| record.get(..4) == file_header(precision, 0).get(..4);
             self.nano = magic(Precision::Nano);
-            return Ok((self.nano || magic(Precision::Micro)).then_some(FILE_HEADER_BYTES));
+            let ours = self.nano || magic(Precision::Micro);
+            return Ok(if ours { Some(FILE_HEADER_BYTES) } else { self.damaged() });
         }
         if !fill(reader, record, RECORD_HEADER_BYTES)? {
             return Ok(None);
         }
-        let (seconds, fraction, len) = (word(record, 0), word(record, 4), word(record, 8) as usize);
-        if len > RECORD_BYTES_MAX || !fill(reader, record, len)? {
+        let (seconds, fraction, len, orig_len) = (word(record, 0), word(record, 4), word(record, 8) as usize, word(record, 12) as usize);
+        let fractions = if self.nano { 1_000_000_000 } else { 1_000_000 };
+        // Zeros would pass for an empty frame of 1970.
+        let ours = fraction < fractions && len <= orig_len && len <= RECORD_BYTES_MAX && record.iter().any(|&byte| byte != 0);
+        if !ours {
+            return Ok(self.damaged());
+        }
+        if !fill(reader, record, len)? {
             return Ok(None);
         }
         let nanos = if self.nano { u64::from(fraction) } else { u64::from(fraction) * 1000 };
@@ -229,17 +272,25 @@ impl Walker {
             return Ok(None);
         }
         let (kind, total) = (word(record, 0), word(record, 4) as usize);
-        if !(12..=RECORD_BYTES_MAX).contains(&total) || !total.is_multiple_of(4) || !fill(reader, record, total - 8)? {
+        if !(12..=RECORD_BYTES_MAX).contains(&total) || !total.is_multiple_of(4) {
+            return Ok(self.damaged());
+        }
+        if !fill(reader, record, total - 8)? {
             return Ok(None);
         }
         if word(record, total - 12) as usize != total {
-            return Ok(None);
+            return Ok(self.damaged());
         }
         if kind == PACKET {
             let time_ns = u64::from(word(record, 4)) << 32 | u64::from(word(record, 8));
             self.whole.frame(time_ns, u64::from(word(record, 12)));
         }
         Ok(Some(total))
+    }
+
+    fn damaged(&mut self) -> Option<usize> {
+        self.whole.damaged = true;
+        None
     }
 }
 

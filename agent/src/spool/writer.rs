@@ -63,14 +63,20 @@ pub struct Threads {
 }
 
 impl Threads {
+    /// What the disk refuses from now on is given up (and logged): the agent is ending.
+    pub fn insist_no_longer(&self) {
+        self.abandon.store(true, Ordering::Release);
+    }
+
     /// Waits until everything handed over is on disk and whole. When the disk goes on refusing for longer than `patience`,
     /// what it refuses is given up (and logged).
     pub fn finish(self, patience: Duration) {
         let deadline = Instant::now() + patience;
-        for thread in [self.write, self.sync] {
+        let Self { write, sync, abandon } = self;
+        for thread in [write, sync] {
             while !thread.is_finished() {
                 if Instant::now() >= deadline {
-                    self.abandon.store(true, Ordering::Release);
+                    abandon.store(true, Ordering::Release);
                 }
                 thread::sleep(Duration::from_millis(2));
             }
@@ -194,6 +200,8 @@ struct Growing {
     bytes: u64,
     index: Index,
     dirty: bool,
+    /// A chunk was given up: nothing may follow it, and the next start cuts the file after its last whole record.
+    torn: bool,
 }
 
 /// The writing thread.
@@ -231,14 +239,15 @@ impl Writing {
             Order::Append(number, chunk) => self.append(number, chunk),
             Order::Draft(number, facts) => self.draft(number, *facts),
             Order::Close(number, facts) => {
-                let growing = self.files.remove(&number);
-                let mut facts = facts;
-                let data = growing.map(|growing| {
-                    facts.file_bytes = growing.bytes;
-                    facts.index = growing.index;
-                    (growing.file, growing.path)
-                });
-                self.sync(Sync::Whole(facts, data));
+                let Some(growing) = self.files.remove(&number).filter(|growing| !growing.torn) else {
+                    tracing::error!(
+                        capture_id = facts.capture_id,
+                        "not all of a segment is on disk; what is will be sent after the next start"
+                    );
+                    return;
+                };
+                let facts = Box::new(Facts { file_bytes: growing.bytes, index: growing.index, ..*facts });
+                self.sync(Sync::Whole(facts, Some((growing.file, growing.path))));
             }
             Order::Idle(facts) => self.sync(Sync::Whole(facts, None)),
         }
@@ -276,13 +285,14 @@ impl Writing {
             bytes: 0,
             index: Index::default(),
             dirty: false,
+            torn: false,
         };
         self.files.insert(number, growing);
     }
 
     fn append(&mut self, number: SegmentNumber, chunk: Chunk) {
         let Chunk { mut bytes, first_record } = chunk;
-        if let Some(growing) = self.files.get_mut(&number) {
+        if let Some(growing) = self.files.get_mut(&number).filter(|growing| !growing.torn && !bytes.is_empty()) {
             if let Some((at, time)) = first_record {
                 let at = if growing.compression == Compression::Zstd { 0 } else { u64::from(at) };
                 growing.index.note(growing.bytes + at, time);
@@ -295,17 +305,17 @@ impl Writing {
                     let compressed = self.patient.insist(|| {
                         self.compressor.compress_to_buffer(&bytes, &mut self.compressed).map_err(io("compress a chunk of", &growing.path))
                     });
-                    if compressed.is_none() {
-                        self.compressed.clear();
-                    }
+                    growing.torn = compressed.is_none();
                     &self.compressed
                 }
             };
-            let wrote = self.patient.insist(|| growing.file.write_all_at(data, growing.bytes).map_err(io("write to", &growing.path)));
-            if wrote.is_some() {
+            let mut write = || growing.file.write_all_at(data, growing.bytes).map_err(io("write to", &growing.path));
+            if !growing.torn && self.patient.insist(&mut write).is_some() {
                 growing.bytes += data.len() as u64;
                 growing.dirty = true;
                 self.counters.spool_bytes.add(data.len() as u64);
+            } else {
+                growing.torn = true;
             }
         }
         bytes.clear();

@@ -100,6 +100,15 @@ pub enum Error {
         /// How it differs.
         what: String,
     },
+    /// The object may be ours, and nobody says so.
+    #[error(
+        "cannot confirm {place}: it is as long as the segment that was sent there, but the endpoint does not tell its metadata \
+         (x-amz-meta-capture-id), without which nothing leaves the spool; does something between here and S3 take it away?"
+    )]
+    Nameless {
+        /// Where the object is.
+        place: store::Place,
+    },
     /// What was sent is of no use; the segment begins anew with the next try.
     #[error("the upload of segment {capture_id} begins anew: {cause}")]
     Restarted {
@@ -120,7 +129,9 @@ impl Error {
         match self {
             Self::Spool(error) => matches!(error, spool::Error::Journal { .. }),
             Self::Manifest { .. } | Self::Missing { .. } | Self::TooLong { .. } => true,
-            Self::Store(_) | Self::Data { .. } | Self::Differs { .. } | Self::Restarted { .. } | Self::Stopping => false,
+            Self::Store(_) | Self::Data { .. } | Self::Differs { .. } | Self::Nameless { .. } | Self::Restarted { .. } | Self::Stopping => {
+                false
+            }
         }
     }
 }

@@ -84,7 +84,7 @@ pub struct Sending<S> {
     way: Arc<Way<S>>,
     segment: Segment,
     journal: Arc<Mutex<Journal>>,
-    /// Whether the upload's parts in S3 are known to be those of the journal: always, unless it stems from an earlier process.
+    /// Whether the upload's parts in S3 were compared with those of the journal: always, unless it stems from an earlier process.
     agreed: bool,
     /// Parts that the journal has and S3 has not, or not so.
     distrusted: BTreeSet<u32>,
@@ -174,7 +174,7 @@ impl<S: Store> Sending<S> {
     async fn begin(&mut self, whole: bool, bytes: u64) -> Result<Option<Turn>, Error> {
         let place = self.place();
         match self.way.store.head(&place).await {
-            Ok(found) if self.is_ours(&found) => return self.confirm(&place, found, whole, bytes).await.map(Some),
+            Ok(found) if self.is_ours(&place, &found)? => return self.confirm(&place, found, whole, bytes).await.map(Some),
             Ok(_) => return self.take_next_key().await.map(Some),
             Err(error) if error.class == Class::NotFound => {}
             Err(error) => return Err(error.into()),
@@ -194,21 +194,21 @@ impl<S: Store> Sending<S> {
         Ok(None)
     }
 
-    /// Compares the journal with what S3 has of an upload that an earlier process began.
+    /// Compares the journal with what S3 has of an upload: one that an earlier process began, or whose parts it refuses.
     async fn agree(&mut self, upload: &Upload, whole: bool, bytes: u64) -> Result<Option<Turn>, Error> {
         let listed = match self.way.store.list_parts(upload).await {
             Ok(listed) => listed,
             Err(error) if error.class == Class::NoSuchUpload => return self.settle_lost(whole, bytes, &error).await.map(Some),
             Err(error) => return Err(error.into()),
         };
-        self.way.counters.uploads_resumed.add(1);
+        self.way.counters.uploads_resumed.add(u64::from(!self.agreed));
         self.forget_parts();
         self.listed = listed.into_iter().map(|part| (part.number, part)).collect();
         let same = |part: &Part| match self.listed.get(&part.number) {
-            Some(there) if there.bytes == part.bytes => match there.crc64nvme {
-                Some(crc64nvme) => crc64nvme == part.crc64nvme,
-                None => there.etag == part.etag,
-            },
+            // The completion names the parts by both. A part of which only the ETag is another one is not sent again.
+            Some(there) if there.bytes == part.bytes && there.etag == part.etag => {
+                there.crc64nvme.is_none_or(|crc64nvme| crc64nvme == part.crc64nvme)
+            }
             _ => false,
         };
         let distrusted = self.read(|state| state.parts.values().filter(|part| !same(part)).map(|part| part.number).collect());
@@ -277,7 +277,7 @@ impl<S: Store> Sending<S> {
         let error = match self.way.store.complete(&upload, &parts, whole).await {
             Ok(()) => {
                 let found = self.way.store.head(&upload.place).await?;
-                if self.is_ours(&found) {
+                if self.is_ours(&upload.place, &found)? {
                     return self.confirm(&upload.place, found, true, bytes).await;
                 }
                 return self.take_next_key().await;
@@ -286,7 +286,12 @@ impl<S: Store> Sending<S> {
         };
         match error.class {
             Class::NoSuchUpload => self.settle_lost(true, bytes, &error).await,
-            Class::InvalidPart | Class::BadDigest => Err(self.restart(&error.to_string()).await?),
+            Class::InvalidPart => match self.agree(&upload, true, bytes).await? {
+                Some(turn) => Ok(turn),
+                None if !self.distrusted.is_empty() => Ok(Turn::Again),
+                None => Err(self.restart(&error.to_string()).await?),
+            },
+            Class::BadDigest => Err(self.restart(&error.to_string()).await?),
             // A lost answer, or the key is taken: by us or by another.
             Class::PreconditionFailed | Class::Conflict | Class::Transient | Class::Throttled => {
                 self.settle_unclear(&upload.place, bytes, error).await
@@ -298,7 +303,7 @@ impl<S: Store> Sending<S> {
     /// After a completion that may or may not have happened: whose object is at the key?
     async fn settle_unclear(&mut self, place: &Place, bytes: u64, error: store::Error) -> Result<Turn, Error> {
         match self.way.store.head(place).await {
-            Ok(found) if self.is_ours(&found) => self.confirm(place, found, true, bytes).await,
+            Ok(found) if self.is_ours(place, &found)? => self.confirm(place, found, true, bytes).await,
             Ok(_) => self.take_next_key().await,
             // 409: S3 wants the upload to be begun anew. Otherwise the same completion is sent again later.
             Err(head) if head.class == Class::NotFound && error.class == Class::Conflict => Err(self.restart(&error.to_string()).await?),
@@ -311,7 +316,7 @@ impl<S: Store> Sending<S> {
     async fn settle_lost(&mut self, whole: bool, bytes: u64, error: &store::Error) -> Result<Turn, Error> {
         let place = self.place();
         match self.way.store.head(&place).await {
-            Ok(found) if self.is_ours(&found) => return self.confirm(&place, found, whole, bytes).await,
+            Ok(found) if self.is_ours(&place, &found)? => return self.confirm(&place, found, whole, bytes).await,
             Ok(_) => {}
             Err(head) if head.class == Class::NotFound => {}
             Err(head) => return Err(head.into()),
@@ -417,8 +422,15 @@ impl<S: Store> Sending<S> {
         self.read(|state| state.upload_id.clone()).map(|id| Upload { place, id })
     }
 
-    fn is_ours(&self, found: &Found) -> bool {
-        found.capture_id.as_deref() == Some(&self.read(|state| state.open.capture_id.clone()))
+    /// Whether an object is this segment's, by its capture id. One that tells none, where as many bytes were to be completed, is
+    /// neither ours nor another's: to go on to the next key would leave a copy at each.
+    fn is_ours(&self, place: &Place, found: &Found) -> Result<bool, Error> {
+        let nameless = found.capture_id.is_none();
+        let completed = |(bytes, crc64nvme): (u64, u64)| found.bytes == bytes && found.crc64nvme.is_none_or(|there| there == crc64nvme);
+        if nameless && self.read(|state| state.completing).is_some_and(completed) {
+            return Err(Error::Nameless { place: place.clone() });
+        }
+        Ok(self.read(|state| found.capture_id.as_deref() == Some(&state.open.capture_id)))
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {

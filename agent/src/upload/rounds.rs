@@ -1,4 +1,4 @@
-//! Goes round the spool folder, again and again: each segment that is due gets a try, the oldest first, a few at a time.
+//! Goes round the spool folder, again and again: each segment that is due gets a try, a few at a time.
 //! In: the folder, the clock of tokio, an order to stop. Out: tries, levels of the spool, log lines.
 //! Never: gives a segment up, lets one that cannot be sent stand in the way of others, floods the log.
 
@@ -144,16 +144,22 @@ impl<S: Store> Rounds<S> {
         Ok(segments)
     }
 
-    /// Starts the tries that are due, the oldest segments first.
+    /// Starts the tries that are due: those first that have been due for the longest, so that each gets its turn however many fail
+    /// slowly; of those that became due together the oldest segment.
     fn start(&mut self, segments: &[Segment]) {
         let now = Instant::now();
         let is_there = |id: &String| segments.binary_search_by(|segment| segment.capture_id.as_str().cmp(id)).is_ok();
         self.entries.retain(|id, entry| entry.under_way || is_there(id));
+        let mut due = Vec::new();
         for segment in segments {
             let entry = self.entries.entry(segment.capture_id.clone()).or_insert_with(|| Entry::new(now));
-            if entry.under_way || entry.due > now || self.tries.len() >= SEGMENTS_AT_ONCE {
-                continue;
+            if !entry.under_way && entry.due <= now {
+                due.push((entry.due, segment));
             }
+        }
+        due.sort_by_key(|(due, _)| *due);
+        for (_, segment) in due.into_iter().take(SEGMENTS_AT_ONCE.saturating_sub(self.tries.len())) {
+            let Some(entry) = self.entries.get_mut(&segment.capture_id) else { continue };
             entry.under_way = true;
             let (way, segment, sending) = (self.way.clone(), segment.clone(), entry.sending.take());
             self.tries.spawn(try_once(way, segment, sending));

@@ -245,6 +245,10 @@ impl Store for S3 {
         let call = self.client(act, place).await?.head_object().bucket(&place.bucket).key(&place.key);
         let sent = call.checksum_mode(ChecksumMode::Enabled).set_expected_bucket_owner(self.owner()).send().await;
         let head = self.judge(act, place, sent).await?;
+        // Each object has one. Who answers without it (a portal, a proxy's error page) does not speak of an object.
+        if head.e_tag.is_none() {
+            return Err(unanswered(act, place, "the answer names no ETag; is this an S3 endpoint?"));
+        }
         Ok(Found {
             bytes: unsigned(head.content_length),
             crc64nvme: head.checksum_crc64_nvme.as_deref().and_then(from_base64),
@@ -303,14 +307,13 @@ impl Store for S3 {
         let place = &upload.place;
         let mut all = Vec::new();
         let mut marker: Option<String> = None;
-        // A page holds up to 1000 parts; the bound is for a store that counts in circles.
+        // A page holds up to 1000 parts; the bounds are for a store that counts in circles or tells nothing.
         while all.len() < PARTS_MAX as usize {
             let call = self.client(act, place).await?.list_parts().bucket(&place.bucket).key(&place.key).upload_id(&upload.id);
             let sent = call.set_part_number_marker(marker.clone()).set_expected_bucket_owner(self.owner()).send().await;
             let page = self.judge(act, place, sent).await?;
-            let parts = page.parts.unwrap_or_default();
-            let empty = parts.is_empty();
-            all.extend(parts.into_iter().filter_map(|part| {
+            let before = all.len();
+            all.extend(page.parts.unwrap_or_default().into_iter().filter_map(|part| {
                 Some(Listed {
                     number: u32::try_from(part.part_number?).ok()?,
                     bytes: unsigned(part.size),
@@ -318,7 +321,7 @@ impl Store for S3 {
                     etag: part.e_tag?,
                 })
             }));
-            if empty || page.is_truncated != Some(true) || page.next_part_number_marker == marker {
+            if all.len() == before || page.is_truncated != Some(true) || page.next_part_number_marker == marker {
                 break;
             }
             marker = page.next_part_number_marker;
@@ -404,8 +407,66 @@ async fn stream(body: &Body) -> Result<ByteStream, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use aws_sdk_s3::config::Credentials;
+    use axum::extract::RawQuery;
+    use axum::response::IntoResponse;
+    use axum::{Router, routing};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    /// A store on loopback that answers as `router` does.
+    async fn store(router: Router) -> S3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, router).await });
+        let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(Credentials::new("t", "t", None, None, "test"));
+        let shared = loader.region(Region::new("eu-north-1")).endpoint_url(endpoint).load().await;
+        let settings = Settings {
+            bucket: "b".into(),
+            key_prefix: String::new(),
+            region: None,
+            endpoint_url: None,
+            storage_class: None,
+            kms_key: None,
+            expected_bucket_owner: None,
+            look_every: Duration::from_secs(1),
+        };
+        S3::with_config(settings, shared)
+    }
+
+    fn place() -> Place {
+        Place { bucket: "b".into(), key: "k".into() }
+    }
+
+    #[tokio::test]
+    async fn a_list_of_parts_that_never_ends_is_not_followed_for_ever() {
+        // One part a page, of which nothing can be used, and always one page more.
+        let page = async |RawQuery(query): RawQuery| {
+            let query = query.unwrap_or_default();
+            let marker = query.split('&').find_map(|pair| pair.strip_prefix("part-number-marker="));
+            let marker = marker.map_or(1, |marker| marker.parse::<u64>().unwrap() + 1);
+            format!(
+                "<ListPartsResult><NextPartNumberMarker>{marker}</NextPartNumberMarker><IsTruncated>true</IsTruncated>\
+                 <Part><PartNumber>{marker}</PartNumber></Part></ListPartsResult>"
+            )
+        };
+        let store = store(Router::new().route("/b/k", routing::get(page))).await;
+        let upload = Upload { place: place(), id: "u".into() };
+        let listed = timeout(Duration::from_secs(5), store.list_parts(&upload)).await;
+        assert_eq!(listed.map(|listed| listed.unwrap()), Ok(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_of_an_object_store_is_not_taken_for_an_object() {
+        // As a portal or a wrong port says yes to everything.
+        let store = store(Router::new().fallback(async || "welcome".into_response())).await;
+        let error = store.head(&place()).await.unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{error}");
+        assert!(error.to_string().contains("ETag"), "{error}");
+    }
 
     #[test]
     fn an_answer_is_classed_by_its_code_and_without_one_by_its_status() {

@@ -1,6 +1,7 @@
 //! One frame in; out comes the mirrored frame with its origin, or the reason why there is none.
 //! Never: validates inner checksums (the mirror cuts packets and the sender offloads sums), rejects reserved bits.
-//! Spec: rules table in the README; RFC 8926, RFC 7348.
+//! Spec: RFC 8926, RFC 7348; every rule is a row of the golden table in `tests/tests/golden.rs`.
+
 use std::net::IpAddr;
 
 use super::cursor::Cursor;

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -81,6 +81,7 @@ fn on_a_wire() -> Outcome {
     let begun = Instant::now();
     let status = agent.stop(Duration::from_secs(15));
     println!("  ended with {status} after {:.1} s", begun.elapsed().as_secs_f64());
+    check(status, &agent)?;
     println!("  `tapfleetd spool upload` sends it now");
     agent.upload_rest();
     show_results(&Bucket { s3: &s3, namespace: Some(&pair.tap) }, folder.path())
@@ -89,7 +90,8 @@ fn on_a_wire() -> Outcome {
 /// The same packets from a capture file, for those who are not root.
 fn from_a_file() -> Outcome {
     println!();
-    println!("Not root here, so there is no wire: the packets come from a capture file that is made now. As root you see real ones.");
+    println!("Network namespaces cannot be made here (that takes root), so there is no wire: the packets come from a capture file that");
+    println!("is made now. As root you see real ones.");
     let s3 = start_s3(None);
     step("A capture file, as an interface behind a Gateway Load Balancer would give it");
     let folder = tempfile::tempdir()?;
@@ -105,8 +107,13 @@ fn from_a_file() -> Outcome {
     show_settings(&settings);
     let mut agent = Agent::start(None, &settings, folder.path());
     let status = agent.ended(Duration::from_secs(30));
+    check(status, &agent)?;
     println!("  the file is read, everything is in S3; ended with {status}");
     show_results(&Bucket { s3: &s3, namespace: None }, folder.path())
+}
+
+fn check(status: ExitStatus, agent: &Agent) -> Outcome {
+    if status.success() { Ok(()) } else { Err(format!("the agent ended with {status}; its log:\n{}", agent.log()).into()) }
 }
 
 fn start_s3(namespace: Option<&Namespace>) -> LocalStack {

@@ -13,7 +13,7 @@ use socket2::{SockFilter, SockRef};
 
 use super::handover::{self, Left, Name, Shelf};
 use super::{geometry, socket};
-use crate::capture::{Error, Settings, libpcap};
+use crate::capture::{Error, Settings, filter};
 use crate::host::clock::{Clock, SystemClock};
 
 /// BPF `ret 0`: takes nothing.
@@ -65,7 +65,7 @@ impl Group {
     /// # Errors
     /// When libpcap does not compile the kernel filter.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
-        let filter = libpcap::kernel_filter(&settings.rules)?;
+        let filter = filter::kernel_filter(&settings.rules)?;
         Ok(Arc::new(Self { size: settings.threads.max(1), filter, shelf: None, left: Mutex::default(), state: Mutex::default() }))
     }
 
@@ -80,7 +80,7 @@ impl Group {
         shelf: Arc<dyn Shelf>,
         found: Vec<(String, OwnedFd)>,
     ) -> Result<Arc<Self>, Error> {
-        let filter = libpcap::kernel_filter(&settings.rules)?;
+        let filter = filter::kernel_filter(&settings.rules)?;
         let mut left = handover::take_over(settings, interface, &shelf, found);
         left.reverse();
         let (left, size) = (Mutex::new(left), settings.threads.max(1));

@@ -48,6 +48,8 @@ struct Kept {
     closed: Vec<(Facts, Vec<u8>)>,
     idle: Vec<Facts>,
     full: bool,
+    /// Buffers that were taken and have not come back.
+    buffers_out: usize,
 }
 
 #[derive(Clone, Default)]
@@ -55,6 +57,7 @@ struct Memory(Arc<Mutex<Kept>>);
 
 impl Spool for Memory {
     fn buffer(&mut self) -> Vec<u8> {
+        self.0.lock().unwrap().buffers_out += 1;
         Vec::with_capacity(Self::CHUNK_BYTES)
     }
     fn open(&mut self, number: SegmentNumber, facts: Facts) {
@@ -63,7 +66,11 @@ impl Spool for Memory {
     }
     fn append(&mut self, number: SegmentNumber, chunk: Chunk) {
         let mut kept = self.0.lock().unwrap();
-        assert!(!chunk.bytes.is_empty() && chunk.bytes.len() <= Self::CHUNK_BYTES && chunk.bytes.capacity() == Self::CHUNK_BYTES);
+        assert!(chunk.bytes.len() <= Self::CHUNK_BYTES && chunk.bytes.capacity() == Self::CHUNK_BYTES);
+        kept.buffers_out -= 1;
+        if chunk.bytes.is_empty() {
+            return;
+        }
         kept.chunks.push(chunk.bytes.len());
         kept.open.get_mut(&number).unwrap().extend(chunk.bytes);
     }
@@ -362,4 +369,74 @@ fn the_loop_ends_when_every_thread_has_ended_and_gives_the_batches_back() {
     let kept = spool.0.lock().unwrap();
     assert_eq!(kept.closed[0].0.frames, 2);
     assert_eq!(kept.closed[0].0.origins[0].frames, 2, "two threads' numbers of one origin are one origin");
+}
+
+#[test]
+fn every_buffer_of_a_closed_segment_comes_back_to_the_spool() {
+    let mut rig = rig(settings(), 1);
+    for n in 0..10 {
+        rig.round(Some(frame(START + n * WINDOW + SECOND_NS, b"x")));
+        rig.round(Some(batch(START + n * WINDOW + SECOND_NS, b"junk", What::Dropped(Drop::VxlanNoI))));
+        rig.clock.forward(if n % 2 == 0 { SECOND_NS } else { 0 });
+        rig.round(None);
+        rig.clock.set(START + (n + 1) * WINDOW + SECOND_NS, 77 * SECOND_NS + (n + 1) * WINDOW);
+    }
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    assert!(kept.closed.len() > 10);
+    assert_eq!(kept.buffers_out, 0, "the spool has 64 of them; without them the recorder waits for ever");
+}
+
+#[test]
+fn statistics_end_a_pcapng_also_when_its_last_frame_was_flushed_long_before() {
+    for (origins, wait_ns) in [(1, SECOND_NS), (20_000, SECOND_NS), (20_000, 0)] {
+        let spool = pcapng_of_many_origins(Compression::None, origins, wait_ns);
+        let kept = spool.0.lock().unwrap();
+        let statistics = blocks(&kept.closed[0].1).iter().filter(|&&kind| kind == 5).count();
+        assert_eq!(statistics, origins as usize);
+    }
+}
+
+#[test]
+fn each_chunk_of_a_compressed_file_holds_whole_blocks_also_when_origins_are_declared_in_between() {
+    let spool = pcapng_of_many_origins(Compression::Zstd, 20_000, 0);
+    let kept = spool.0.lock().unwrap();
+    let mut file = kept.closed[0].1.as_slice();
+    assert!(kept.chunks.len() > 2);
+    for &len in &kept.chunks {
+        let (chunk, rest) = file.split_at(len);
+        blocks(chunk);
+        file = rest;
+    }
+}
+
+/// A segment of one frame of each of so many origins, closed `wait_ns` after the last.
+fn pcapng_of_many_origins(compression: Compression, origins: u32, wait_ns: u64) -> Memory {
+    let mut rig = rig(Settings { format: Format::Pcapng, compression, ..settings() }, 1);
+    for n in 0..origins {
+        let mut next = frame(START + SECOND_NS + u64::from(n), &[7; 60]);
+        next.new_origins = vec![(n, origin(n))];
+        if let What::Inner { origin, .. } = &mut next.items[0].what {
+            *origin = n;
+        }
+        rig.round(Some(next));
+    }
+    rig.clock.forward(wait_ns);
+    rig.round(None);
+    rig.recorder.close_all(false);
+    rig.spool
+}
+
+/// The kinds of a pcapng file's blocks, which must be whole.
+fn blocks(mut file: &[u8]) -> Vec<u32> {
+    let mut kinds = Vec::new();
+    while !file.is_empty() {
+        let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+        let total = word(4) as usize;
+        assert!(total >= 12 && total <= file.len(), "a block of {total} bytes where {} are left", file.len());
+        assert_eq!(word(total - 4) as usize, total);
+        kinds.push(word(0));
+        file = &file[total..];
+    }
+    kinds
 }

@@ -151,3 +151,73 @@ fn a_damaged_journal_keeps_its_segment_and_does_not_stop_the_others() {
     assert_eq!(facts(&folder).frames, 3);
     assert_eq!(fs::read(folder.path(other, "pcap")).unwrap(), b"precious");
 }
+
+#[test]
+fn a_damaged_record_costs_none_of_those_behind_it() {
+    for (format, extension) in [(Format::Pcap, "pcap"), (Format::Pcapng, "pcapng")] {
+        let (mut bytes, ends) = file(format, 40);
+        // The length of the 21st record, or of its block.
+        let at = ends[20 + usize::from(format == Format::Pcapng)] as usize;
+        let length = at + if format == Format::Pcap { 8 } else { 4 };
+        bytes[length..length + 4].fill(0xff);
+        let (_dir, folder) = left_behind(&bytes, extension);
+        salvage(&folder, &folder.segments().unwrap());
+        assert_eq!(fs::read(folder.path(ID, extension)).unwrap(), bytes, "{extension}");
+        let facts = facts(&folder);
+        assert_eq!((facts.frames, facts.file_bytes, facts.salvaged), (20, bytes.len() as u64, true), "{extension}");
+    }
+}
+
+#[test]
+fn what_power_loss_left_as_zeros_is_no_record() {
+    for (format, extension) in [(Format::Pcap, "pcap"), (Format::Pcapng, "pcapng")] {
+        let (bytes, ends) = file(format, 5);
+        for hole in [16, 4096, 1 << 20] {
+            let torn = [bytes.as_slice(), &vec![0; hole]].concat();
+            let (_dir, folder) = left_behind(&torn, extension);
+            assert_eq!(salvage(&folder, &folder.segments().unwrap()), 1);
+            assert_eq!(fs::read(folder.path(ID, extension)).unwrap().len() as u64, *ends.last().unwrap(), "{hole} zeros");
+            assert_eq!((facts(&folder).frames, facts(&folder).first), (5, Some(Stamp(1_700_000_000_000_000_000))));
+        }
+    }
+}
+
+#[test]
+fn a_record_header_that_no_agent_writes_is_damage_and_nothing_is_cut_off() {
+    let (bytes, _) = file(Format::Pcap, 3);
+    let header = |seconds: u32, fraction: u32, len: u32, orig_len: u32| [seconds, fraction, len, orig_len].map(u32::to_le_bytes).concat();
+    for bad in [header(1, 1_000_000_000, 0, 0), header(1, 0, 4, 3), header(0, 0, 0, 0)] {
+        let bytes = [bytes.clone(), bad, vec![7; 4]].concat();
+        let (_dir, folder) = left_behind(&bytes, "pcap");
+        assert_eq!(salvage(&folder, &folder.segments().unwrap()), 1);
+        assert_eq!(fs::read(folder.path(ID, "pcap")).unwrap(), bytes);
+        assert_eq!((facts(&folder).frames, facts(&folder).file_bytes), (3, bytes.len() as u64));
+    }
+}
+
+#[test]
+fn a_file_whose_beginning_is_damaged_is_kept() {
+    for (extension, length) in [("pcap", 4), ("pcapng", 8), ("pcap.zst", 4)] {
+        let (bytes, _) = file(if extension == "pcapng" { Format::Pcapng } else { Format::Pcap }, 40);
+        let mut bytes = if extension == "pcap.zst" { zstd::bulk::compress(&bytes, 1).unwrap() } else { bytes };
+        bytes[..length].fill(0xff);
+        let (_dir, folder) = left_behind(&bytes, extension);
+        salvage(&folder, &folder.segments().unwrap());
+        assert_eq!(fs::read(folder.path(ID, extension)).unwrap(), bytes, "{extension}");
+        assert!(facts(&folder).salvaged);
+    }
+}
+
+#[test]
+fn a_compressed_file_that_is_damaged_in_the_middle_is_not_cut() {
+    let (bytes, ends) = file(Format::Pcap, 40);
+    let (first, second) = bytes.split_at(ends[20] as usize);
+    let mut compressed = zstd::bulk::compress(first, 1).unwrap();
+    let whole = compressed.len();
+    compressed.extend(zstd::bulk::compress(second, 1).unwrap());
+    compressed[whole] ^= 1;
+    let (_dir, folder) = left_behind(&compressed, "pcap.zst");
+    salvage(&folder, &folder.segments().unwrap());
+    assert_eq!(fs::read(folder.path(ID, "pcap.zst")).unwrap(), compressed);
+    assert_eq!(facts(&folder).frames, 20);
+}

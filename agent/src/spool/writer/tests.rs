@@ -4,6 +4,7 @@
 use super::*;
 use crate::record::Stamp;
 use crate::record::facts::{Kind, WindowFacts};
+use crate::record::segment::Segment;
 use crate::spool::salvage;
 
 fn facts(compression: Compression) -> Facts {
@@ -92,4 +93,25 @@ fn a_spool_on_the_root_device_is_refused_unless_asked_for() {
     let settings = Settings { dir: "/".into(), max_bytes: 1, flush_ms: 1, sync_ms: 1, allow_root_device: false };
     let error = Folder::open(&settings).unwrap_err();
     assert!(matches!(error, Error::RootDevice { .. }) && error.to_string().contains("allow_root_device"), "{error}");
+}
+
+#[test]
+fn segments_may_be_opened_and_closed_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_folder, mut writer, threads) = spool(dir.path());
+    let (done, ended) = sync_channel(1);
+    thread::spawn(move || {
+        for n in 0..2 * BUFFERS_MAX as u64 {
+            let facts = facts(Compression::None);
+            let number = SegmentNumber(n);
+            writer.open(number, facts.clone());
+            let mut segment = Segment::begin(number, &facts, 262_144, "", &mut writer, 0);
+            segment.flush(1, u64::from(n.is_multiple_of(2)), &mut writer);
+            segment.finish(std::iter::empty(), &mut writer);
+            writer.close(number, facts);
+        }
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(60)).expect("the recorder waits for a buffer that never comes");
+    threads.finish(Duration::from_secs(60));
 }

@@ -1,0 +1,239 @@
+//! The recording half alone: packets on a wire, files in the spool, no S3 to be reached.
+//! In: two network namespaces, the daemon in the receiving one. Out: promises 1 and 4 at the edges: few packets, too many, no room.
+//! Needs: root.
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tapfleet_tests::agent::{Agent, Settings, sum};
+use tapfleet_tests::captures::records;
+use tapfleet_tests::netns::{Pair, TAP};
+use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp};
+
+/// One after the other: each wants the processors for itself.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Nobody listens there.
+const NO_S3: &str = "http://127.0.0.1:9";
+
+/// How long an agent may take to end.
+const STOP: Duration = Duration::from_secs(10);
+
+#[test]
+fn one_packet_a_second_is_in_its_file_within_a_second() {
+    let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
+    thread::scope(|scope| {
+        for (engine, threads) in [("ring", 1), ("ring", 2), ("libpcap", 1)] {
+            scope.spawn(move || {
+                let bench = Bench::new();
+                let settings = bench.settings().set("capture.engine", engine).set("capture.threads", threads);
+                let mut agent = bench.start(&settings);
+                let slowest = (0..6).map(|number| bench.time_to_file(number)).max().unwrap();
+                assert!(slowest <= Duration::from_secs(1), "{engine}, {threads} threads: {slowest:?}");
+                println!("{engine}, {threads} threads: at most {slowest:?} from the wire to the file");
+                assert!(agent.stop(STOP).success());
+            });
+        }
+    });
+}
+
+#[test]
+fn an_overload_is_counted_to_the_packet_and_the_manifests_add_up_to_it() {
+    let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
+    for (engine, threads) in [("ring", 1), ("ring", 2), ("libpcap", 1)] {
+        let bench = Bench::new();
+        let settings = bench.settings().set("capture.engine", engine).set("capture.threads", threads).set("capture.ring_bytes", "4MiB");
+        let mut agent = bench.start(&settings.set("record.rotate_seconds", 1));
+        let sent = thread::scope(|scope| {
+            let flood = scope.spawn(|| bench.pair.source.run(|| Flood::new().send_for(Duration::from_secs(2))));
+            // Fast machine or slow: a ring that nobody reads for this long is full.
+            thread::sleep(Duration::from_millis(700));
+            agent.pause(Duration::from_millis(400));
+            flood.join().unwrap()
+        });
+        let what = "what the kernel took is accounted for";
+        let counters = agent.wait_counters(what, Duration::from_secs(20), |counters| {
+            let (given, judged) = counters.identity();
+            counters.get("kernel_packets") == sent && given == judged
+        });
+        assert!(agent.stop(STOP).success());
+        assert!(counters.get("kernel_drops") > 0, "{engine}: nothing was dropped, so this shows nothing: {counters:?}");
+
+        let manifests = bench.manifests();
+        let total = |group: &str, name: &str| manifests.iter().map(|m| m[group][name].as_u64().unwrap()).sum::<u64>();
+        let judged: u64 = manifests.iter().map(|m| m["frames"].as_u64().unwrap() + sum(m, "drops") + sum(m, "ignored")).sum();
+        assert_eq!(total("losses", "kernel_packets"), sent, "{engine}");
+        assert_eq!(total("losses", "kernel_drops"), counters.get("kernel_drops"), "{engine}");
+        assert_eq!(sent - total("losses", "kernel_drops"), judged, "{engine}");
+        let numbers: Vec<u64> = bench.captures().iter().flat_map(|file| records(file)).map(|record| sequence(&record.bytes)).collect();
+        assert_eq!(numbers.len() as u64, counters.get("frames_written"), "{engine}: in the files, and counted");
+        assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), numbers.len(), "{engine}: a packet was written twice");
+        println!(
+            "{engine}, {threads} threads: {sent} sent in 2 s, {} dropped by the kernel, {} late",
+            counters.get("kernel_drops"),
+            counters.get("frames_late")
+        );
+    }
+}
+
+#[test]
+fn an_agent_whose_disk_is_full_stops_when_told_and_damages_no_file() {
+    let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
+    let bench = Bench::new();
+    let disk = SmallDisk::new(&bench.spool(), "8m");
+    let settings = bench.settings().set("spool.max_bytes", "1GiB");
+    let mut agent = bench.start(&settings);
+    // Over 64 MiB: no buffer is left between the recorder and the disk.
+    bench.pair.source.run(|| Flood { padding: 8000, ..Flood::new() }.send(15_000));
+    agent.wait_for("it says that the disk is full", Duration::from_secs(10), |agent| agent.log().contains("trying again"));
+    thread::sleep(Duration::from_secs(1));
+    assert!(agent.stop(STOP).success());
+
+    disk.resize("64m");
+    let mut agent = bench.start(&settings);
+    agent.wait_for("what was left is whole", Duration::from_secs(10), |_| !bench.manifests().is_empty());
+    assert!(agent.stop(STOP).success());
+    let manifests = bench.manifests();
+    let capture = manifests.iter().find(|manifest| manifest["kind"] == "capture").unwrap();
+    let numbers: Vec<u64> = bench.captures().iter().flat_map(|file| records(file)).map(|record| sequence(&record.bytes)).collect();
+    assert!(!numbers.is_empty());
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "the file has a hole");
+    assert_eq!(capture["frames"], numbers.len(), "the manifest says what the file holds");
+}
+
+/// Two namespaces and a spool.
+struct Bench {
+    pair: Pair,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { pair: Pair::new(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.folder.path().join("spool")
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::new(NO_S3, &self.spool()).set("capture.interface", TAP).set("capture.ring_bytes", "16MiB")
+    }
+
+    fn start(&self, settings: &Settings) -> Agent {
+        Agent::ready(Some(self.pair.tap.name()), settings, self.folder.path())
+    }
+
+    /// Sends one packet and waits for it in the spool; waits on until a second is over.
+    fn time_to_file(&self, number: u64) -> Duration {
+        let frame = inner(number, 0);
+        let begun = Instant::now();
+        self.pair.source.run(|| Flood { first: number, ..Flood::new() }.send(1));
+        let arrived = |file: &Vec<u8>| file.windows(frame.len()).any(|part| part == frame);
+        while !self.captures().iter().any(arrived) {
+            assert!(begun.elapsed() < Duration::from_secs(5), "packet {number} is in no file");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let took = begun.elapsed();
+        thread::sleep(Duration::from_secs(1).saturating_sub(took));
+        took
+    }
+
+    fn files(&self, extension: &str) -> Vec<Vec<u8>> {
+        let paths = fs::read_dir(self.spool()).unwrap().map(|entry| entry.unwrap().path());
+        let mut paths: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+        paths.sort();
+        paths.iter().map(|path| fs::read(path).unwrap()).collect()
+    }
+
+    /// The capture files, oldest first.
+    fn captures(&self) -> Vec<Vec<u8>> {
+        self.files("pcap")
+    }
+
+    fn manifests(&self) -> Vec<Value> {
+        self.files("manifest").iter().map(|json| serde_json::from_slice(json).unwrap()).collect()
+    }
+}
+
+/// A file system of its own for the spool.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(at: &Path, size: &str) -> Self {
+        fs::create_dir_all(at).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", at.to_str().unwrap()]);
+        Self(at.into())
+    }
+
+    fn resize(&self, size: &str) {
+        run("mount", &["-o", &format!("remount,size={size}"), self.0.to_str().unwrap()]);
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--lazy"]).arg(&self.0).status();
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let status = Command::new(program).args(args).status().unwrap_or_else(|cause| panic!("cannot run {program}: {cause}"));
+    assert!(status.success(), "`{program} {}` ended with {status}; this test needs root", args.join(" "));
+}
+
+/// Numbered frames in VXLAN, as fast as one sender can. Lives in the sender's namespace.
+struct Flood {
+    socket: UdpSocket,
+    first: u64,
+    padding: usize,
+}
+
+impl Flood {
+    fn new() -> Self {
+        Self { socket: UdpSocket::bind("10.77.0.1:0").unwrap(), first: 0, padding: 0 }
+    }
+
+    fn send_for(&self, time: Duration) -> u64 {
+        let begun = Instant::now();
+        let mut sent = 0;
+        while begun.elapsed() < time {
+            sent += self.send_from(self.first + sent, 64);
+        }
+        sent
+    }
+
+    fn send(&self, frames: u64) -> u64 {
+        self.send_from(self.first, frames)
+    }
+
+    fn send_from(&self, first: u64, frames: u64) -> u64 {
+        let mut datagram = Aws::default().direct_datagram(inner(0, self.padding)).build();
+        let at = datagram.len() - inner(0, self.padding).len() + 42;
+        for number in first..first + frames {
+            datagram[at..at + 8].copy_from_slice(&number.to_be_bytes());
+            self.socket.send_to(&datagram, "10.77.0.2:4789").unwrap();
+        }
+        frames
+    }
+}
+
+/// A mirrored frame with that number, and so many bytes behind it. Without a checksum over the number.
+fn inner(number: u64, padding: usize) -> Vec<u8> {
+    let mut frame =
+        (Ethernet::default() / Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 5001) / vec![7; 8 + 100 + padding]).build();
+    frame[42..50].copy_from_slice(&number.to_be_bytes());
+    frame
+}
+
+fn sequence(frame: &[u8]) -> u64 {
+    u64::from_be_bytes(frame[42..50].try_into().unwrap())
+}
