@@ -495,7 +495,8 @@ fn rings_that_are_not_what_the_settings_ask_for_are_removed_and_made_anew() {
         change(&mut settings);
         settings
     };
-    let cases: [(&str, Settings, fn(&Pair, &Shelf)); 5] = [
+    type Spoil = fn(&Pair, &Shelf);
+    let cases: [(&str, Settings, Spoil); 5] = [
         ("threads", wrong(|settings| settings.threads = 1), |_, _| {}),
         ("ring size", wrong(|settings| settings.ring_bytes = 8 << 20), |_, _| {}),
         ("an interface that was created again", fits.clone(), |pair, _| {
