@@ -207,6 +207,17 @@ impl Agent {
         assert!(output.status.success(), "tapfleetd spool upload: {}\n{}", output.status, String::from_utf8_lossy(&said));
     }
 
+    /// Bytes of memory that it occupies now.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_else(|| panic!("it has ended"));
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {

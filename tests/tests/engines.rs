@@ -16,12 +16,13 @@ use tapfleet::capture::keeper::Keeper;
 use tapfleet::capture::libpcap::Libpcap;
 use tapfleet::capture::ring::{Group, RING_BYTES_MIN, Ring};
 use tapfleet::capture::worker::{Judge, Shared, Worker};
-use tapfleet::capture::{Bytes, Engine, EngineKind, Error, Event, Losses, Settings, Taken, ring};
+use tapfleet::capture::{Batch, Bytes, Engine, EngineKind, Error, Event, Losses, OwnedFrame, Settings, Taken, What, filter, ring};
 use tapfleet::host::clock::SystemClock;
 use tapfleet::host::nic;
 use tapfleet::observe::counters::Counters;
 use tapfleet::wire::{Inline, Rules};
 use tapfleet_tests::netns::{Pair, SOURCE, SOURCE_MAC, SOURCE_V4, Sender, TAP, TAP_MAC, TAP_V4};
+use tapfleet_tests::packet::{Aws, Ipv4, Udp};
 
 const GENEVE: u16 = 6081;
 const VXLAN: u16 = 4789;
@@ -874,4 +875,21 @@ fn the_counters_of_the_interface_are_those_of_the_threads_namespace() {
     assert_eq!(losses.nic.get("rx_over_errors"), Some(&0));
     let counters = pair.tap.run(|| tapfleet::host::ethtool::statistics(TAP)).unwrap();
     assert!(counters.iter().any(|(name, _)| name == "peer_ifindex"), "{counters:?}");
+}
+
+#[test]
+fn the_filter_sees_inline_packets_as_they_will_stand_in_the_file() {
+    let rules = Rules { inline: Inline::Store, ..settings(1, 0).rules };
+    let packet = Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 53) / b"question".to_vec();
+    for (expression, taken) in [("udp port 53", true), ("tcp", false)] {
+        let mut judge = Judge::new(&Settings { rules, ..settings(1, 0) }, Some(filter::compile(expression).unwrap()));
+        let frame = Aws::default().inline(packet.clone()).build();
+        let mut batch = Batch::default();
+        let owned = batch.bytes.refill();
+        let len = frame.len() as u32;
+        owned.frames.push(OwnedFrame { time_ns: 1, at: 0, len, orig_len: len });
+        owned.data.extend(frame);
+        judge.judge(&mut batch);
+        assert_eq!(matches!(batch.items[0].what, What::Inner { .. }), taken, "{expression}: {:?}", batch.items[0].what);
+    }
 }

@@ -3,18 +3,19 @@
 //! Needs: root.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tapfleet_tests::agent::{Agent, Settings, sum};
-use tapfleet_tests::captures::records;
+use tapfleet_tests::captures::{plain, records};
 use tapfleet_tests::netns::{Pair, TAP};
 use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp};
 
@@ -109,6 +110,73 @@ fn an_agent_whose_disk_is_full_stops_when_told_and_damages_no_file() {
     assert_eq!(capture["frames"], numbers.len(), "the manifest says what the file holds");
 }
 
+#[test]
+fn kill_9_at_any_moment_takes_nothing_that_was_in_the_spool_and_no_key_is_given_twice() {
+    let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
+    for (format, compression) in [("pcap", "none"), ("pcapng", "zstd")] {
+        let bench = Bench::new();
+        let settings = bench.settings().set("record.format", format).set("record.compression", compression);
+        let settings = settings.set("record.rotate_seconds", 1).set("spool.flush_ms", 20);
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let stop = &stop;
+            let _ends = OnDrop(|| stop.store(true, Ordering::Relaxed));
+            scope.spawn(|| {
+                bench.pair.source.run(|| {
+                    let flood = Flood::new();
+                    for burst in 0.. {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        flood.send_from(burst * 32, 32);
+                        thread::sleep(Duration::from_millis(4));
+                    }
+                });
+            });
+            for kill in 0..6 {
+                let mut agent = bench.start(&settings);
+                thread::sleep(Duration::from_millis(700 + 171 * kill));
+                agent.kill();
+                let before = bench.sizes();
+                let mut agent = bench.start(&settings);
+                let earlier: Vec<&PathBuf> = before.keys().collect();
+                agent.wait_for("what was left is whole", Duration::from_secs(10), |_| {
+                    earlier.iter().all(|path| bench.manifest_of(path).is_some() || !path.exists())
+                });
+                agent.kill();
+                for (path, size) in &before {
+                    let now = fs::read(path).map_or(0, |file| file.len() as u64);
+                    // What is cut off is less than a record, or than a zstd frame of 20 ms.
+                    assert!(size - now < 64 << 10, "{}: {size} bytes before, {now} after salvage", path.display());
+                }
+            }
+        });
+        assert!(bench.start(&settings).stop(STOP).success());
+        let mut keys = BTreeSet::new();
+        let mut last = None;
+        for path in bench.sizes().into_keys() {
+            let manifest = bench.manifest_of(&path).unwrap_or_else(|| panic!("{} is not whole", path.display()));
+            assert!(keys.insert(manifest["key"].as_str().unwrap().to_owned()), "{} twice", manifest["key"]);
+            let numbers: Vec<u64> = records(&plain(&fs::read(&path).unwrap())).iter().map(|record| sequence(&record.bytes)).collect();
+            assert_eq!(manifest["frames"], numbers.len(), "{}", path.display());
+            for number in numbers {
+                assert!(last < Some(number), "packet {number} after {last:?} in {}", path.display());
+                last = Some(number);
+            }
+        }
+        println!("{format}, {compression}: {} segments, up to packet {last:?}", keys.len());
+    }
+}
+
+/// Does something at the end of a scope, also when a test fails.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Two namespaces and a spool.
 struct Bench {
     pair: Pair,
@@ -152,6 +220,18 @@ impl Bench {
         let mut paths: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
         paths.sort();
         paths.iter().map(|path| fs::read(path).unwrap()).collect()
+    }
+
+    /// The capture files and how large they are.
+    fn sizes(&self) -> BTreeMap<PathBuf, u64> {
+        let files = fs::read_dir(self.spool()).unwrap().map(|entry| entry.unwrap().path());
+        let files = files.filter(|path| [".pcap", ".pcapng.zst"].iter().any(|end| path.to_str().unwrap().ends_with(end)));
+        files.map(|path| (path.clone(), fs::metadata(&path).unwrap().len())).collect()
+    }
+
+    fn manifest_of(&self, capture: &Path) -> Option<Value> {
+        let id = capture.file_name().unwrap().to_str().unwrap().split('.').next().unwrap();
+        serde_json::from_slice(&fs::read(self.spool().join(id).with_extension("manifest")).ok()?).ok()
     }
 
     /// The capture files, oldest first.

@@ -16,7 +16,7 @@ use super::origins::Origins;
 use super::{Batch, Direction, Engine, Error, Event, Gap, Item, Losses, Settings, Taken, What};
 use crate::host::clock::{Clock, SECOND_NS};
 use crate::observe::counters::{Counters, Pulse};
-use crate::wire::{self, Drop, Outcome};
+use crate::wire::{self, Drop, Inner, Outcome};
 
 /// How long an engine waits for frames before the loop looks at its orders.
 const TAKE_WAIT: Duration = Duration::from_millis(50);
@@ -225,6 +225,8 @@ pub struct Judge {
     filter: Option<BpfProgram>,
     snaplen: u32,
     origins: Origins,
+    /// An inline packet behind its made-up header, as the filter sees it.
+    made_up: Vec<u8>,
 }
 
 impl Judge {
@@ -238,7 +240,21 @@ impl Judge {
             filter,
             snaplen: settings.snaplen,
             origins: Origins::default(),
+            made_up: Vec::new(),
         }
+    }
+
+    /// Whether the user's filter takes a frame as it will stand in the file.
+    fn is_wanted(&mut self, inner: &Inner<'_>) -> bool {
+        let Some(filter) = &self.filter else { return true };
+        let header = inner.link.made_up_header();
+        if header.is_empty() {
+            return filter.filter(inner.bytes);
+        }
+        self.made_up.clear();
+        self.made_up.extend_from_slice(header);
+        self.made_up.extend_from_slice(inner.bytes);
+        filter.filter(&self.made_up)
     }
 
     /// Makes one item of each frame in the batch's bytes and puts them in order of time.
@@ -274,7 +290,7 @@ impl Judge {
         if mirrored && !self.mirror_sources.is_empty() && !contains(&self.mirror_sources, inner.origin.source) {
             return outer(What::Dropped(Drop::SourceDenied));
         }
-        if self.filter.as_ref().is_some_and(|filter| !filter.filter(inner.bytes)) {
+        if !self.is_wanted(&inner) {
             return outer(What::Dropped(Drop::Filtered));
         }
         let number = self.origins.number(inner.origin, |number, origin| new_origins.push((number, origin)));

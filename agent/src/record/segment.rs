@@ -6,9 +6,6 @@ use super::{Chunk, Compression, Facts, Format, SegmentNumber, Spool, Stamp, pcap
 use crate::capture::Direction;
 use crate::wire::{Link, Origin};
 
-/// The made-up Ethernet header of a packet that came without one: no addresses, and the EtherType of what follows.
-const MADE_UP_BYTES: usize = 14;
-
 /// A frame to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
@@ -110,7 +107,7 @@ impl Segment {
     /// Writes a frame: header, bytes, what follows.
     #[inline]
     pub fn write(&mut self, entry: &Entry<'_>, spool: &mut impl Spool, now_ns: u64) {
-        let made_up = made_up_header(entry.link);
+        let made_up = entry.link.made_up_header();
         let len = (entry.bytes.len() + made_up.len()) as u32;
         let orig_len = entry.orig_len.saturating_add(made_up.len() as u32);
         match self.format {
@@ -208,15 +205,5 @@ impl Segment {
     /// How much the next chunk may hold: up to the next multiple of the chunk size in the file, so that writes stay aligned.
     fn room_to_boundary<S: Spool>(&self, _: &S) -> usize {
         if self.whole_records { S::CHUNK_BYTES } else { S::CHUNK_BYTES - (self.bytes % S::CHUNK_BYTES as u64) as usize }
-    }
-}
-
-fn made_up_header(link: Link) -> &'static [u8] {
-    const IPV4: [u8; MADE_UP_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x08, 0x00];
-    const IPV6: [u8; MADE_UP_BYTES] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x86, 0xdd];
-    match link {
-        Link::Ethernet => &[],
-        Link::Ipv4 => &IPV4,
-        Link::Ipv6 => &IPV6,
     }
 }

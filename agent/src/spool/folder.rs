@@ -50,6 +50,7 @@ impl Folder {
         let path = dir.join("lock");
         let lock = File::create(&path).map_err(io("create the lock", &path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::InUse { dir: dir.clone() })?;
+        remove_unfinished(dir)?;
         Ok(Self { dir: dir.clone(), _lock: Arc::new(lock) })
     }
 
@@ -103,6 +104,17 @@ impl Folder {
         let size = |segment: &Segment| segment.data.as_ref().and_then(|path| fs::metadata(path).ok()).map_or(0, |meta| meta.len());
         Ok(self.segments()?.iter().map(size).sum())
     }
+}
+
+/// Removes what an agent that died was about to put in place: never whole, and not counted by anybody.
+fn remove_unfinished(dir: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(dir).map_err(io("list the spool", dir))? {
+        let path = entry.map_err(io("list the spool", dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "unfinished") {
+            fs::remove_file(&path).map_err(io("remove", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// The segments that lie in `dir`, oldest first (capture ids sort by time). Only regular files are theirs: a pipe of such a name would

@@ -1,6 +1,7 @@
 //! The store that is Amazon S3: the only file that names its SDK.
 //! In: calls of [`Store`]. Out: the same as requests that end in bounded time and whose errors have a class.
-//! Never: waits for ever (each attempt has its timeout), stops retrying for want of retry tokens, weakens a checksum.
+//! Never: waits for ever (each attempt has its timeout), takes more than [`ANSWER_BYTES_MAX`] of an answer, stops retrying for want
+//! of retry tokens, weakens a checksum.
 //! Spec: Amazon S3 API Reference; AWS SDK for Rust Developer Guide "Configuring timeouts" and "Configuring retries".
 
 use std::error::Error as StdError;
@@ -8,15 +9,17 @@ use std::time::{Duration, Instant};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::Config;
 use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
 use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition, TokenBucket};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::primitives::{ByteStream, Length};
+use aws_sdk_s3::config::{Config, ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, Length, SdkBody};
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass,
 };
+use http_body_util::Limited;
 use tokio::sync::Mutex;
 
 use super::Settings;
@@ -41,6 +44,9 @@ const RENEW_AFTER: Duration = Duration::from_secs(300);
 
 /// Bytes read at once from the file of a part.
 const READ_BYTES: usize = 256 << 10;
+
+/// The longest answer that is believed: a page of a thousand parts takes less than a tenth.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// Metadata names on capture objects (`x-amz-meta-…`).
 const CAPTURE_ID: &str = "capture-id";
@@ -151,8 +157,30 @@ fn client(shared: &SdkConfig) -> Result<Client, &'static str> {
         .timeout_config(timeouts(CONTROL_TIMEOUT))
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .retry_partition(RetryPartition::custom("tapfleet-upload").token_bucket(TokenBucket::unlimited()).build())
-        .force_path_style(path_style);
+        .force_path_style(path_style)
+        .interceptor(Bounded);
     Ok(Client::from_conf(config.build()))
+}
+
+/// Bounds what the SDK takes into memory of an answer: all of it, and no answer here is an object's content.
+#[derive(Debug)]
+struct Bounded;
+
+impl Intercept for Bounded {
+    fn name(&self) -> &'static str {
+        "Bounded"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let body = context.response_mut().body_mut();
+        *body = SdkBody::from_body_1_x(Limited::new(std::mem::replace(body, SdkBody::taken()), ANSWER_BYTES_MAX));
+        Ok(())
+    }
 }
 
 /// Timeouts of one attempt. The read timeout counts from the beginning of the request, so it must allow for sending it.

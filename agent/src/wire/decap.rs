@@ -41,6 +41,18 @@ pub enum Link {
     Ipv6,
 }
 
+impl Link {
+    /// What stands in for the Ethernet header of a packet that came without one: no addresses, and the EtherType of what follows.
+    #[must_use]
+    pub const fn made_up_header(self) -> &'static [u8] {
+        match self {
+            Self::Ethernet => &[],
+            Self::Ipv4 => &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x08, 0x00],
+            Self::Ipv6 => &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x86, 0xdd],
+        }
+    }
+}
+
 /// What was odd about a frame that was accepted all the same.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Notes {

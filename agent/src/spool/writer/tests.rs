@@ -115,3 +115,16 @@ fn segments_may_be_opened_and_closed_for_ever() {
     ended.recv_timeout(Duration::from_secs(60)).expect("the recorder waits for a buffer that never comes");
     threads.finish(Duration::from_secs(60));
 }
+
+#[test]
+fn what_a_dead_agent_was_about_to_put_in_place_does_not_stay_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { dir: dir.path().into(), max_bytes: 1, flush_ms: 1, sync_ms: 1, allow_root_device: true };
+    for name in ["x.unfinished", "x.journal.unfinished", "x.pcap"] {
+        fs::write(dir.path().join(name), b"{").unwrap();
+    }
+    let _folder = Folder::open(&settings).unwrap();
+    let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["lock", "x.pcap"]);
+}
