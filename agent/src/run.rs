@@ -3,6 +3,7 @@
 //! Never: a rule of any stage; whoever looks for one looks there.
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use crate::alert::rules::Trouble;
 use crate::alert::{self, Place, Sns};
 use crate::capture::keeper::Keeper;
-use crate::capture::ring::{Group, Ring};
+use crate::capture::ring::{self, Group, Ring, Shelf};
 use crate::capture::worker::{Judge, Opener, Shared, Worker};
 use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
 use crate::config::{Instance, Settings};
@@ -26,6 +27,7 @@ use crate::host::clock::{Clock, SystemClock};
 use crate::host::{imds, nic, systemd};
 use crate::observe::counters::Counters;
 use crate::observe::health;
+use crate::observe::vitals::Vitals;
 use crate::record::key::Names;
 use crate::record::recorder::{Meter, Recorder};
 use crate::spool::{self, Folder, journal, salvage, writer};
@@ -36,6 +38,9 @@ const BATCHES_PER_THREAD: usize = 256;
 
 /// How long a stopping agent insists on a disk that refuses.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the service manager is told how it goes.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Threads of the uploading half: checksums in one, the network in the other.
 const UPLOAD_THREADS: usize = 2;
@@ -100,6 +105,7 @@ pub fn run(settings: Settings) -> Result<(), Error> {
 }
 
 async fn agent(mut settings: Settings) -> Result<(), Error> {
+    let told_to_stop = told_to_stop();
     let folder = Folder::open(&settings.spool)?;
     know_instance(&mut settings).await?;
     let replay = settings.capture.engine == EngineKind::File;
@@ -115,10 +121,14 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     let unfinished = folder.segments()?;
     let listener = listen(settings.health.listen).await?;
     let (writer, spool_threads) = writer::start(&folder, &settings.spool, counters.clone())?;
-    let (mut ended, _keeper) = start_capture(&settings, shared.clone(), writer, names)?;
+    let interface = if replay { String::new() } else { interface::resolve(&settings.capture.interface).map_err(Error::Capture)? };
+    let (mut ended, _keeper) = start_capture(&settings, &interface, shared.clone(), writer, names)?;
     // Not before frames are taken: whoever asks is told the truth from the first answer on.
-    let health = serve_health(listener, &settings, counters.clone(), replay);
+    let facts = health::Facts { instance: settings.record.instance.clone(), since: SystemClock.now(), live: !replay };
+    let health = serve_health(listener, counters.clone(), facts.clone());
     systemd::ready();
+    let source = if replay { "a file".to_owned() } else { interface };
+    tell_manager(source, shared.clone(), facts)?;
     tracing::info!(instance = settings.record.instance, interface = settings.capture.interface, threads, "capturing");
 
     let (stop, stopping) = watch::channel(false);
@@ -139,7 +149,7 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
 
     let errors = tokio::select! {
         errors = &mut ended => errors,
-        () = told_to_stop() => {
+        () = told_to_stop => {
             systemd::stopping();
             shared.stop.store(true, Ordering::Release);
             let Some(errors) = stopped(ended, &spool_threads, replay).await else { return Ok(()) };
@@ -285,8 +295,7 @@ async fn listen(listen: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(listen).await.map_err(|cause| Error::Listen { listen, cause })
 }
 
-fn serve_health(listener: TcpListener, settings: &Settings, counters: Arc<Counters>, replay: bool) -> JoinHandle<()> {
-    let facts = health::Facts { instance: settings.record.instance.clone(), since: SystemClock.now(), live: !replay };
+fn serve_health(listener: TcpListener, counters: Arc<Counters>, facts: health::Facts) -> JoinHandle<()> {
     tokio::spawn(async move {
         if let Err(error) = health::serve(listener, counters, facts, std::future::pending()).await {
             tracing::error!(%error, "health checks are no longer answered");
@@ -294,18 +303,78 @@ fn serve_health(listener: TcpListener, settings: &Settings, counters: Arc<Counte
     })
 }
 
+/// Tells the service manager how it goes, on a thread of its own, and feeds its watchdog as long as every loop goes round.
+fn tell_manager(interface: String, shared: Arc<Shared>, facts: health::Facts) -> Result<(), Error> {
+    if !systemd::listens() {
+        return Ok(());
+    }
+    let watchdog = systemd::watchdog();
+    let every = watchdog.map_or(TELL_EVERY, |watchdog| TELL_EVERY.min(watchdog / 4));
+    let patience_ns = watchdog.map_or(u64::MAX, |watchdog| watchdog.as_nanos() as u64 / 2);
+    let mut vitals = Vitals::new(interface, patience_ns, &shared.counters, &facts, SystemClock.now());
+    spawn("service-manager", move || {
+        let mut told = String::new();
+        let mut stuck_before = false;
+        loop {
+            thread::sleep(every);
+            let look = vitals.look(&shared.counters, &facts, SystemClock.now());
+            // Loops that end are no longer looked at: how long a stop may take is the manager's own business.
+            let stopping = shared.stop.load(Ordering::Acquire);
+            match look.stuck.filter(|_| !stopping) {
+                None => {
+                    stuck_before = false;
+                    systemd::alive();
+                }
+                Some(stuck) if !stuck_before => {
+                    stuck_before = true;
+                    tracing::error!(stuck, "the watchdog is not fed any more");
+                }
+                Some(_) => {}
+            }
+            if look.line != told && !stopping {
+                systemd::status(&look.line);
+                told = look.line;
+            }
+        }
+    })
+}
+
+/// The service manager's store of descriptors.
+struct Store;
+
+impl Shelf for Store {
+    fn put(&self, name: &str, socket: BorrowedFd<'_>) {
+        systemd::keep(name, socket);
+    }
+
+    fn remove(&self, name: &str) {
+        systemd::forget(name);
+    }
+}
+
+/// What ties the threads' sockets together, and to those of the agent before.
+fn group(settings: &capture::Settings, interface: &str) -> Result<Arc<Group>, capture::Error> {
+    let found = ring::socket::passed();
+    if settings.engine == EngineKind::Ring && systemd::listens() {
+        return Group::on_shelf(settings, interface, Arc::new(Store), found);
+    }
+    // Nobody would read them.
+    found.iter().for_each(|(name, _)| systemd::forget(name));
+    Group::new(settings)
+}
+
 /// Starts the capture threads and the recorder. Gives what they ended with, once they have, and what keeps the ports.
 fn start_capture(
     settings: &Settings,
+    interface: &str,
     shared: Arc<Shared>,
     writer: writer::Writer,
     names: Names,
 ) -> Result<(oneshot::Receiver<Vec<capture::Error>>, Option<Keeper>), Error> {
     let threads = shared.complete_until_ns.len();
     let live = settings.capture.engine != EngineKind::File;
-    let interface = if live { interface::resolve(&settings.capture.interface)? } else { String::new() };
     let keeper = live.then(|| Keeper::open(&settings.capture.rules));
-    let group = Group::new(&settings.capture)?;
+    let group = group(&settings.capture, interface)?;
     let (events, from_threads) = sync_channel(threads * BATCHES_PER_THREAD);
     let mut give_back = Vec::new();
     // All are open before any runs: an error is then seen before the agent says that it is ready.
@@ -320,7 +389,7 @@ fn start_capture(
         workers.push((engine, Worker::new(thread, open, judge, shared.clone(), SystemClock, events.clone(), spent)));
     }
     drop(events);
-    let meter = meter(live.then_some(interface));
+    let meter = meter(live.then(|| interface.to_owned()));
     let recorder = Recorder::new(settings.record.clone(), writer, SystemClock, shared, meter, names);
     for (engine, worker) in workers {
         spawn("capture", move || worker.run(engine))?;
@@ -374,19 +443,22 @@ fn meter(interface: Option<String>) -> Meter {
     })
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn told_to_stop() {
-    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    match (terminate, interrupt) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => tracing::info!("told to stop by SIGTERM"),
-                _ = interrupt.recv() => tracing::info!("told to stop by SIGINT"),
+/// Listens for SIGTERM and SIGINT from now on; the future is done when one has come. One that comes before anybody waits is kept, so
+/// that an agent which is told to stop as soon as it is ready hands its rings over and does not just die.
+fn told_to_stop() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        match signals {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => tracing::info!("told to stop by SIGTERM"),
+                    _ = interrupt.recv() => tracing::info!("told to stop by SIGINT"),
+                }
             }
-        }
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "signals cannot be heard; the agent stops only when it is killed");
-            std::future::pending().await
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "signals cannot be heard; the agent stops only when it is killed");
+                std::future::pending().await
+            }
         }
     }
 }

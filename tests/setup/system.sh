@@ -14,6 +14,9 @@ curl            | command -v curl
 tcpdump         | command -v tcpdump
 tshark          | command -v tshark && command -v capinfos && command -v editcap
 zstd            | command -v zstd
+mmdebstrap      | command -v mmdebstrap
+systemd-container | command -v systemd-nspawn
+debian-archive-keyring | ls /usr/share/keyrings/debian-archive-keyring.gpg
 shellcheck      | command -v shellcheck
 '
 

@@ -4,5 +4,6 @@
 pub mod agent;
 pub mod captures;
 pub mod localstack;
+pub mod machine;
 pub mod netns;
 pub mod packet;

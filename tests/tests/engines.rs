@@ -4,10 +4,10 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -317,6 +317,226 @@ fn what_a_full_ring_dropped_is_counted() {
         assert_eq!(losses.packets - losses.drops, seen.len() as u64, "{kind:?}: {losses:?}");
         assert!(kind != EngineKind::Ring || losses.freezes > 0, "{losses:?}");
     }
+}
+
+/// A shelf as the service manager has one: it keeps copies of the sockets under their names, in the order in which they came.
+#[derive(Default)]
+struct Shelf(Mutex<Vec<(String, OwnedFd)>>);
+
+impl ring::Shelf for Shelf {
+    fn put(&self, name: &str, socket: BorrowedFd<'_>) {
+        self.0.lock().unwrap().push((name.to_owned(), socket.try_clone_to_owned().unwrap()));
+    }
+
+    fn remove(&self, name: &str) {
+        self.0.lock().unwrap().retain(|(kept, _)| kept != name);
+    }
+}
+
+impl Shelf {
+    fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What the next process gets.
+    fn passed(&self) -> Vec<(String, OwnedFd)> {
+        self.0.lock().unwrap().iter().map(|(name, socket)| (name.clone(), socket.try_clone().unwrap())).collect()
+    }
+
+    /// The rings of an agent that begins now.
+    fn open_all(self: &Arc<Self>, pair: &Pair, settings: &Settings) -> Vec<Ring> {
+        pair.tap.run(|| {
+            let group = Group::on_shelf(settings, TAP, Arc::clone(self) as Arc<dyn ring::Shelf>, self.passed()).unwrap();
+            (0..settings.threads).map(|_| Ring::open(settings, TAP, &group).unwrap()).collect()
+        })
+    }
+}
+
+/// Takes for `time`, then hands over: the sequence numbers in the order they came, and the ring's counts.
+fn take_and_hand_over(mut ring: Ring, time: Duration) -> (Vec<u32>, Losses) {
+    let (mut seen, mut bytes) = (Vec::new(), Bytes::default());
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        if begun.elapsed() >= time && !told {
+            ring.hand_over().unwrap();
+            told = true;
+        }
+        match ring.take(&mut bytes, WAIT).unwrap() {
+            Taken::Frames => bytes.for_each_frame(|frame| seen.push(sequence_of(frame.bytes))),
+            Taken::Quiet { .. } => {
+                ring.losses().unwrap();
+            }
+            Taken::End => break,
+        }
+    }
+    drop(bytes);
+    (seen, ring.losses().unwrap())
+}
+
+#[test]
+fn agents_that_follow_each_other_on_the_same_rings_take_each_frame_once_and_count_what_they_take() {
+    for threads in [1, 2] {
+        let pair = Pair::new();
+        let settings = settings(threads, 16 << 20);
+        let shelf = Arc::new(Shelf::default());
+        let sender = pair.sender();
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let mut rings = shelf.open_all(&pair, &settings);
+        let sending = {
+            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
+            thread::spawn(move || {
+                for sequence in 0.. {
+                    sent.store(sequence, Ordering::Release);
+                    if stop.load(Ordering::Acquire) {
+                        break;
+                    }
+                    sender.send(&udp(40_000 + (sequence % 50) as u16, GENEVE, 0x4000, sequence, 200));
+                    if sequence % 8 == 0 {
+                        thread::sleep(Duration::from_micros(200));
+                    }
+                }
+            })
+        };
+        let names = shelf.names();
+        let mut seen: HashMap<u32, u32> = HashMap::new();
+        const AGENTS: usize = 20;
+        let mut in_gaps = 0;
+        for agent in 0..AGENTS {
+            // Odd times, so that blocks are caught in every state.
+            let time = Duration::from_millis(7 + 13 * (agent as u64 % 5));
+            if agent == AGENTS - 1 {
+                stop.store(true, Ordering::Release);
+                thread::sleep(Duration::from_millis(100));
+            }
+            let takers: Vec<_> = rings.into_iter().map(|ring| thread::spawn(move || take_and_hand_over(ring, time))).collect();
+            for taker in takers {
+                let (taken, losses) = taker.join().unwrap();
+                assert_eq!(losses.drops, 0);
+                assert_eq!(losses.packets, taken.len() as u64, "agent {agent} of {threads} threads counts what it took");
+                taken.iter().for_each(|sequence| *seen.entry(*sequence).or_insert(0) += 1);
+            }
+            // Nobody is there for a while.
+            let before = sent.load(Ordering::Acquire);
+            thread::sleep(Duration::from_millis(20));
+            in_gaps += sent.load(Ordering::Acquire) - before;
+            assert_eq!(shelf.names(), names, "the sockets stay where they are");
+            rings = shelf.open_all(&pair, &settings);
+        }
+        sending.join().unwrap();
+        let sent = sent.load(Ordering::Acquire);
+        let missing = (0..sent).filter(|sequence| !seen.contains_key(sequence)).count();
+        let doubled = seen.values().filter(|times| **times != 1).count();
+        assert_eq!((missing, doubled, seen.len()), (0, 0, sent as usize), "missing, doubled, distinct; {threads} threads");
+        assert!(in_gaps > 1_000, "{in_gaps} of {sent} frames came while no agent was there");
+    }
+}
+
+#[test]
+fn of_a_killed_agents_blocks_those_that_a_recorder_had_begun_are_not_given_again_and_the_others_are() {
+    let pair = Pair::new();
+    let settings = settings(1, 4 << 20);
+    let shelf = Arc::new(Shelf::default());
+    let sender = pair.sender();
+    let mut ring = shelf.open_all(&pair, &settings).remove(0);
+    let mut held = Vec::new();
+    for sequence in 0..6 {
+        sender.send(&udp(1, GENEVE, 0, sequence, 100));
+        let mut bytes = Bytes::default();
+        while ring.take(&mut bytes, WAIT).unwrap() != Taken::Frames {}
+        held.push(bytes);
+    }
+    // The recorder is done with one, has begun two more, and the kernel holds one that nobody took.
+    held.remove(0);
+    held[0].begin();
+    held[1].begin();
+    sender.send(&udp(1, GENEVE, 0, 6, 100));
+    thread::sleep(Duration::from_millis(100));
+    // As a kill does: nothing is dropped in order.
+    std::mem::forget((ring, held));
+
+    let ring = shelf.open_all(&pair, &settings).remove(0);
+    let (seen, losses) = take_and_hand_over(ring, Duration::from_millis(100));
+    assert_eq!(seen, [3, 4, 5, 6]);
+    assert_eq!(losses.packets, 4);
+    // And the ring is in order again for the agent after that.
+    sender.send(&udp(1, GENEVE, 0, 7, 100));
+    let (seen, losses) = take_and_hand_over(shelf.open_all(&pair, &settings).remove(0), Duration::from_millis(100));
+    assert_eq!((seen, losses.packets), (vec![7], 1));
+}
+
+#[test]
+fn a_ring_that_was_full_when_its_agent_went_is_read_on_from_its_oldest_block_and_every_drop_is_counted_once() {
+    let pair = Pair::new();
+    let settings = settings(1, RING_BYTES_MIN);
+    let shelf = Arc::new(Shelf::default());
+    let sender = pair.sender();
+    // An agent that takes some, so that the oldest block is not the first.
+    let ring = shelf.open_all(&pair, &settings).remove(0);
+    sender.send(&udp(1, GENEVE, 0, 0, 500));
+    let (seen, first) = take_and_hand_over(ring, Duration::from_millis(100));
+    assert_eq!(seen, [0]);
+    for sequence in 1..5_001 {
+        sender.send(&udp(1, GENEVE, 0, sequence, 500));
+    }
+    thread::sleep(Duration::from_millis(100));
+    let (seen, second) = take_and_hand_over(shelf.open_all(&pair, &settings).remove(0), Duration::from_millis(200));
+    assert!(seen.len() > 100 && seen.len() < 2_000, "{} frames fit", seen.len());
+    assert_eq!(seen, (1..=seen.len() as u32).collect::<Vec<_>>(), "from the oldest on, in order");
+    assert!(second.drops > 0);
+    assert_eq!(second.packets - second.drops, seen.len() as u64);
+    assert_eq!(first.packets + second.packets, 5_001);
+}
+
+#[test]
+fn rings_that_are_not_what_the_settings_ask_for_are_removed_and_made_anew() {
+    let fits = settings(2, 4 << 20);
+    let wrong = |change: fn(&mut Settings)| {
+        let mut settings = fits.clone();
+        change(&mut settings);
+        settings
+    };
+    type Spoil = fn(&Pair, &Shelf);
+    let cases: [(&str, Settings, Spoil); 5] = [
+        ("threads", wrong(|settings| settings.threads = 1), |_, _| {}),
+        ("ring size", wrong(|settings| settings.ring_bytes = 8 << 20), |_, _| {}),
+        ("an interface that was created again", fits.clone(), |pair, _| {
+            pair.unplug();
+            pair.plug();
+        }),
+        ("one of two", fits.clone(), |_, shelf| drop(shelf.0.lock().unwrap().pop())),
+        ("of another version", fits.clone(), |_, shelf| {
+            let mut kept = shelf.0.lock().unwrap();
+            kept[0].0 = kept[0].0.replacen("tapfleet-ring-1", "tapfleet-ring-0", 1);
+        }),
+    ];
+    for (what, asked, spoil) in cases {
+        let pair = Pair::new();
+        let shelf = Arc::new(Shelf::default());
+        for ring in shelf.open_all(&pair, &fits) {
+            take_and_hand_over(ring, Duration::ZERO);
+        }
+        let before = shelf.names();
+        assert_eq!(before.len(), 2);
+        spoil(&pair, &shelf);
+        let rings = shelf.open_all(&pair, &asked);
+        let after = shelf.names();
+        assert_eq!(after.len(), asked.threads, "{what}: {after:?}");
+        assert!(before.iter().all(|name| !after.contains(name)), "{what}: {before:?}, {after:?}");
+        pair.sender().send(&udp(1, GENEVE, 0, 1, 100));
+        let taken: Vec<u32> = rings.into_iter().flat_map(|ring| take_and_hand_over(ring, Duration::from_millis(100)).0).collect();
+        assert_eq!(taken, [1], "{what}");
+    }
+}
+
+#[test]
+fn a_ring_that_is_given_up_is_not_left_for_the_next_agent() {
+    let pair = Pair::new();
+    let shelf = Arc::new(Shelf::default());
+    let rings = shelf.open_all(&pair, &settings(2, 4 << 20));
+    assert_eq!(shelf.names().len(), 2);
+    drop(rings);
+    assert_eq!(shelf.names(), Vec::<String>::new());
 }
 
 #[test]

@@ -114,6 +114,13 @@ impl Bytes {
         &mut self.owned
     }
 
+    /// Notes that the frames are on their way into a file: should this process die, the next one does not give them again.
+    pub fn begin(&self) {
+        if let Some(block) = &self.block {
+            block.begin();
+        }
+    }
+
     /// Gives a lent block back to the kernel.
     pub fn release(&mut self) {
         self.block = None;
@@ -186,6 +193,15 @@ pub trait Engine: Send {
     /// # Errors
     /// When the kernel refuses.
     fn refuse_more(&mut self) -> Result<(), Error>;
+
+    /// The agent stops. What was accepted before still comes out of [`Engine::take`], then [`Taken::End`]; what comes later waits in
+    /// the kernel for the next agent, where the engine can arrange that, and else is refused.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn hand_over(&mut self) -> Result<(), Error> {
+        self.refuse_more()
+    }
 }
 
 /// What became of a frame at capture.

@@ -80,11 +80,11 @@ impl<C: Clock> Worker<C> {
     }
 
     fn capture(&mut self, mut engine: Box<dyn Engine>) -> Result<(), Error> {
-        let mut refused = false;
+        let mut told = false;
         loop {
-            if self.stopping() && !refused {
-                engine.refuse_more()?;
-                refused = true;
+            if self.stopping() && !told {
+                engine.hand_over()?;
+                told = true;
             }
             let Some(mut batch) = self.fresh_batch() else { return Ok(()) };
             let taken = engine.take(&mut batch.bytes, TAKE_WAIT);

@@ -95,6 +95,8 @@ pub struct Counters {
     pub segments_finished: Count,
     /// Multipart uploads taken up again after a restart.
     pub uploads_resumed: Count,
+    /// How often the uploader went round: its life sign.
+    pub upload_rounds: Count,
     /// Keys that were taken when we came to them.
     pub key_collisions: Count,
     /// The recorder.
@@ -136,6 +138,7 @@ impl Counters {
             upload_refusals: Count::default(),
             segments_finished: Count::default(),
             uploads_resumed: Count::default(),
+            upload_rounds: Count::default(),
             key_collisions: Count::default(),
             recorder: Pulse::default(),
             captures: (0..capture_threads).map(|_| Pulse::default()).collect(),

@@ -87,6 +87,7 @@ fn series(counters: &Counters) -> Vec<Series> {
         key_collisions,
         recorder: _,
         captures: _,
+        upload_rounds: _,
     } = counters;
     let drops = Drop::ALL.iter().zip(drops).map(|(reason, count)| (reason.name(), count.get())).collect();
     let ignored = Ignored::ALL.iter().zip(ignored).map(|(reason, count)| (reason.name(), count.get())).collect();

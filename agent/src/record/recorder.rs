@@ -191,6 +191,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     fn take(&mut self, event: Event, merge: &mut Merge, spent: &[SyncSender<Batch>], errors: &mut Vec<crate::capture::Error>) {
         match event {
             Event::Batch(batch) => {
+                batch.bytes.begin();
                 self.learn(&batch);
                 if let Err(batch) = merge.push(batch, self.clock.now().monotonic_ns)
                     && let Some(back) = spent.get(batch.thread)

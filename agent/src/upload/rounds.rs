@@ -111,6 +111,7 @@ impl<S: Store> Rounds<S> {
 
     async fn go_round(&mut self, mut stop: watch::Receiver<bool>, until_empty: bool) -> usize {
         loop {
+            self.way.counters.upload_rounds.add(1);
             match self.look().await {
                 Ok(segments) => {
                     self.start(&segments);

@@ -12,6 +12,8 @@ use crate::host::clock::SECOND_NS;
 pub(super) const STATUS_AT: usize = 8;
 const FRAMES_AT: usize = 12;
 const FIRST_AT: usize = 16;
+/// `seq_num`: the how manieth block of the ring this is, behind `blk_len`.
+pub(super) const SEQUENCE_AT: usize = 24;
 
 /// `struct tpacket3_hdr` up to `tp_mac`.
 const NEXT_AT: usize = 0;
@@ -44,7 +46,18 @@ impl Block {
     /// Whether it holds no frame.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        number(self.as_slice(), FRAMES_AT) == Some(0)
+        self.frames() == 0
+    }
+
+    /// How many frames the kernel says that it holds.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        number(self.as_slice(), FRAMES_AT).unwrap_or_default()
+    }
+
+    /// Notes that its frames are on their way into a file: should this process die, the next one does not give them again.
+    pub fn begin(&self) {
+        self.map.begin(self.number, self.frames());
     }
 
     /// Calls `each` for every frame, in the order of arrival.
@@ -55,6 +68,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        self.begin();
         self.map.give_back(self.number);
     }
 }

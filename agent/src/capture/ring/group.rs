@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockFilter, SockRef};
 
-use super::socket;
+use super::handover::{self, Left, Name, Shelf};
+use super::{geometry, socket};
 use crate::capture::{Error, Settings, filter};
+use crate::host::clock::{Clock, SystemClock};
 
 /// BPF `ret 0`: takes nothing.
 const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
@@ -24,6 +26,10 @@ const ARM_AFTER: Duration = Duration::from_secs(1);
 pub struct Group {
     size: usize,
     filter: Vec<SockFilter>,
+    /// Where the sockets wait between two agents.
+    shelf: Option<Arc<dyn Shelf>>,
+    /// Rings of the agent before that no thread has taken yet.
+    left: Mutex<Vec<Left>>,
     state: Mutex<State>,
 }
 
@@ -47,6 +53,10 @@ struct State {
     /// Why this generation must let go.
     broken: Option<String>,
     next_member: u64,
+    /// When its first member joined, nanoseconds since 1970.
+    generation: u64,
+    /// How many have ever joined it.
+    joined: usize,
 }
 
 impl Group {
@@ -56,7 +66,52 @@ impl Group {
     /// When libpcap does not compile the kernel filter.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
         let filter = filter::kernel_filter(&settings.rules)?;
-        Ok(Arc::new(Self { size: settings.threads.max(1), filter, state: Mutex::default() }))
+        Ok(Arc::new(Self { size: settings.threads.max(1), filter, shelf: None, left: Mutex::default(), state: Mutex::default() }))
+    }
+
+    /// A group whose sockets outlive the process on `shelf`. Of what was `found` there the rings are gone on with, if they are what
+    /// the settings ask for; else they are removed and new ones opened.
+    ///
+    /// # Errors
+    /// When libpcap does not compile the kernel filter.
+    pub fn on_shelf(
+        settings: &Settings,
+        interface: &str,
+        shelf: Arc<dyn Shelf>,
+        found: Vec<(String, OwnedFd)>,
+    ) -> Result<Arc<Self>, Error> {
+        let filter = filter::kernel_filter(&settings.rules)?;
+        let mut left = handover::take_over(settings, interface, &shelf, found);
+        left.reverse();
+        let (left, size) = (Mutex::new(left), settings.threads.max(1));
+        Ok(Arc::new(Self { size, filter, shelf: Some(shelf), left, state: Mutex::default() }))
+    }
+
+    /// The next ring of the agent before.
+    pub(super) fn next_left(&self) -> Option<Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Puts a fresh socket of this generation on the shelf, if there is one.
+    pub(super) fn put(&self, socket: &impl AsFd, member: &Membership, ring_bytes: usize) -> Option<Kept> {
+        let shelf = self.shelf.clone()?;
+        let (block_bytes, blocks) = geometry(ring_bytes);
+        let generation = self.state().generation;
+        let name = Name { member: member.place, members: self.size, block_bytes, blocks, generation, interface: member.interface.clone() };
+        if !name.is_speakable() {
+            tracing::warn!(
+                interface = member.interface,
+                "a restart will lose frames: the interface's name cannot be told to the service manager"
+            );
+            return None;
+        }
+        shelf.put(&name.to_string(), socket.as_fd());
+        Some(Kept { shelf, name: name.to_string() })
+    }
+
+    /// As [`Group::put`] has it, for a socket that is there already.
+    pub(super) fn kept(&self, name: &Name) -> Option<Kept> {
+        Some(Kept { shelf: self.shelf.clone()?, name: name.to_string() })
     }
 
     /// Lets a bound socket with the filter of [`refuse_all`] in; when it is the last one, all begin to take frames.
@@ -71,6 +126,11 @@ impl Group {
         if group.size > 1 {
             state.fanout_id = Some(fan_out(socket, state.fanout_id).map_err(failed("share among threads the frames of"))?);
         }
+        if state.members == 0 {
+            state.generation = SystemClock.now().wall_ns;
+        }
+        let place = state.joined;
+        state.joined += 1;
         state.link_index = link_index;
         state.members += 1;
         state.next_member += 1;
@@ -79,7 +139,7 @@ impl Group {
         state.first_joined.get_or_insert_with(Instant::now);
         let all = state.members >= group.size || state.armed;
         // From here on the membership's drop undoes what was done.
-        let membership = Membership { group: Arc::clone(group), number, interface: interface.to_owned() };
+        let membership = Membership { group: Arc::clone(group), number, place, interface: interface.to_owned() };
         if all {
             group.arm(&mut state, interface)?;
         }
@@ -105,7 +165,28 @@ impl Group {
 pub(in crate::capture) struct Membership {
     group: Arc<Group>,
     number: u64,
+    /// Which one of its generation, from 0.
+    place: usize,
     interface: String,
+}
+
+/// A socket's place on the shelf.
+pub(super) struct Kept {
+    shelf: Arc<dyn Shelf>,
+    name: String,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    /// Nobody shall go on with it.
+    pub fn remove(&self) {
+        self.shelf.remove(&self.name);
+    }
 }
 
 impl Membership {
@@ -163,6 +244,11 @@ fn attach(socket: &impl AsFd, filter: &[SockFilter], interface: &str) -> Result<
 fn fan_out(member: &impl AsFd, id: Option<u32>) -> std::io::Result<u32> {
     // By hash of addresses and ports, so a flow stays in order; when its ring is full another one helps out.
     let mode = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_ROLLOVER | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+    // One that an earlier agent opened is in its group already.
+    let there = socket::fanout(member.as_fd())?;
+    if there != 0 {
+        return Ok(there & 0xffff);
+    }
     match id {
         Some(id) => {
             socket::join_fanout(member.as_fd(), id | mode << 16)?;
@@ -170,7 +256,7 @@ fn fan_out(member: &impl AsFd, id: Option<u32>) -> std::io::Result<u32> {
         }
         None => {
             socket::join_fanout(member.as_fd(), (mode | libc::PACKET_FANOUT_FLAG_UNIQUEID) << 16)?;
-            socket::fanout_id(member.as_fd())
+            Ok(socket::fanout(member.as_fd())? & 0xffff)
         }
     }
 }

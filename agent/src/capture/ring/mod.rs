@@ -2,7 +2,8 @@
 //! Never: copies a frame, hands out a block twice, takes the agent's own outgoing frames, calls its interface there when it is deaf.
 //! Spec: Linux packet(7), `Documentation/networking/packet_mmap.rst` (TPACKET_V3), linux/if_packet.h.
 //!
-//! [`socket`] and [`map`] hold the `unsafe` lines; [`block`] reads what the kernel wrote; [`group`] ties the threads' rings together.
+//! [`socket`] and [`map`] hold the `unsafe` lines; [`block`] reads what the kernel wrote; [`group`] ties the threads' rings together;
+//! [`handover`] gets them from one agent to the next.
 
 use std::sync::Arc;
 use std::thread;
@@ -13,15 +14,20 @@ use rustix::io::Errno;
 
 pub use self::block::Block;
 pub use self::group::Group;
+use self::group::Kept;
 pub(super) use self::group::{Membership, refuse_all};
+use self::handover::Left;
+pub use self::handover::Shelf;
 use self::map::Map;
 use self::socket::{Ready, Socket};
 use super::interface::{self, Watch};
 use super::{Bytes, Engine, Error, Losses, Settings, Taken};
 use crate::host::clock::{Clock, SystemClock};
+use crate::host::nic::Link;
 
 mod block;
 mod group;
+mod handover;
 mod map;
 pub mod socket;
 
@@ -42,6 +48,9 @@ const BLOCKS_MIN: usize = 4;
 /// A ring of few blocks stands still as soon as the recorder holds some of them.
 const BLOCKS_WANTED: usize = 16;
 
+/// A stopping agent waits this long for a block that holds what the kernel has counted already.
+const LEAVE_AFTER: Duration = Duration::from_millis(500);
+
 /// Poll calls a ring readable as long as its newest closed block is in our hands; then we look again after this time.
 const HELD_PAUSE: Duration = Duration::from_micros(500);
 
@@ -59,6 +68,11 @@ enum Ending {
     Refused,
     /// The interface is gone.
     Gone(String),
+    /// The next agent goes on; we still take what was in the ring when we were told to stop.
+    Left {
+        /// So many frames in all, since the ring was made.
+        until: u64,
+    },
 }
 
 /// A ring of the kernel's on one interface.
@@ -73,7 +87,15 @@ pub struct Ring {
     ending: Option<Ending>,
     /// Since when no block came, once there is an ending.
     still_since: Instant,
-    losses: Losses,
+    kept: Option<Kept>,
+    /// Frames given by this process and those before, since the ring was made.
+    given: u64,
+    /// Of those, by the ones before.
+    given_before: u64,
+    /// Frames that the kernel said to have put into the ring, at the last reading, since it was made.
+    counted: u64,
+    drops: u64,
+    freezes: u64,
 }
 
 impl Ring {
@@ -84,6 +106,9 @@ impl Ring {
     /// [`Error::NoPermission`], [`Error::UnknownInterface`], [`Error::Gone`] while the interface is down or another member still
     /// holds on to its predecessor, [`Error::System`] for the rest.
     pub fn open(settings: &Settings, interface: &str, group: &Arc<Group>) -> Result<Self, Error> {
+        if let Some(left) = group.next_left() {
+            return Self::go_on(left, group);
+        }
         let link = interface::usable(interface)?;
         let socket = Socket::open(interface)?;
         // Nothing is taken between the binding and the arming of the whole group.
@@ -92,11 +117,44 @@ impl Ring {
         let (block_bytes, blocks) = geometry(settings.ring_bytes);
         let map = socket.ring(block_bytes, blocks, RETIREMENT, interface)?;
         socket.bind(link.index, interface)?;
-        let socket = Arc::new(socket);
         let membership = Group::join(group, &socket, link.index, interface)?;
-        let still_since = Instant::now();
-        let watch = Watch::new(link);
-        Ok(Self { map: Arc::new(map), socket, membership, watch, next: 0, ending: None, still_since, losses: Losses::default() })
+        let kept = group.put(&socket, &membership, settings.ring_bytes);
+        Ok(Self::new(map, socket, membership, link, kept))
+    }
+
+    /// Goes on with a ring of the agent before. Its filter was armed all the time.
+    fn go_on(left: Left, group: &Arc<Group>) -> Result<Self, Error> {
+        let Left { name, socket, map, link } = left;
+        let membership = Group::join(group, &socket, link.index, &name.interface)?;
+        let mut ring = Self::new(map, socket, membership, link, group.kept(&name));
+        ring.given_before = ring.map.frames_begun();
+        ring.given = ring.given_before;
+        ring.counted = ring.map.count(0);
+        ring.next = ring.map.oldest();
+        // What a killed agent's recorder had begun is in its file, or was lost with it: to give it again could double it.
+        while ring.map.is_closed(ring.next) && ring.map.is_begun(ring.next) {
+            drop(Block::take(&ring.map, ring.next));
+            ring.next = (ring.next + 1) % ring.map.blocks();
+        }
+        Ok(ring)
+    }
+
+    fn new(map: Map, socket: Socket, membership: Membership, link: Link, kept: Option<Kept>) -> Self {
+        Self {
+            map: Arc::new(map),
+            socket: Arc::new(socket),
+            membership,
+            watch: Watch::new(link),
+            next: 0,
+            ending: None,
+            still_since: Instant::now(),
+            kept,
+            given: 0,
+            given_before: 0,
+            counted: 0,
+            drops: 0,
+            freezes: 0,
+        }
     }
 
     /// Real memory of the ring, bytes.
@@ -111,6 +169,7 @@ impl Ring {
             let block = Block::take(&self.map, self.next)?;
             self.next = (self.next + 1) % self.map.blocks();
             self.still_since = Instant::now();
+            self.given += u64::from(block.frames());
             if !block.is_empty() {
                 return Some(block);
             }
@@ -120,11 +179,12 @@ impl Ring {
     /// What is to be said when everything the kernel took has been given.
     fn ended(&self) -> Option<Result<Taken, Error>> {
         let ending = self.ending.as_ref()?;
-        if self.still_since.elapsed() < SETTLED {
+        let patience = if matches!(ending, Ending::Left { .. }) { LEAVE_AFTER } else { SETTLED };
+        if self.still_since.elapsed() < patience {
             return None;
         }
         Some(match ending {
-            Ending::Refused => Ok(Taken::End),
+            Ending::Refused | Ending::Left { .. } => Ok(Taken::End),
             Ending::Gone(cause) => Err(Error::Gone { interface: self.watch.name().to_owned(), cause: cause.clone() }),
         })
     }
@@ -134,6 +194,20 @@ impl Ring {
             self.still_since = Instant::now();
             self.ending = Some(ending);
         }
+    }
+
+    /// Reads the kernel's counters, which sets them back to 0, and adds them up where the next agent finds them.
+    fn read_counters(&mut self) -> Result<(), Error> {
+        let since = self.socket.statistics(self.watch.name())?;
+        let drops = u64::from(since.tp_drops);
+        self.counted = self.map.count(u64::from(since.tp_packets).saturating_sub(drops));
+        self.drops += drops;
+        self.freezes += u64::from(since.tp_freeze_q_cnt);
+        Ok(())
+    }
+
+    fn has_left(&self) -> bool {
+        matches!(self.ending, Some(Ending::Left { .. }))
     }
 
     /// Notes when the interface is gone, by the kernel's word, another member's, or our own look.
@@ -179,6 +253,9 @@ impl Engine for Ring {
         self.membership.arm_if_late()?;
         let mut waited = false;
         loop {
+            if matches!(self.ending, Some(Ending::Left { until }) if self.given >= until) {
+                return Ok(Taken::End);
+            }
             let before_ns = SystemClock.now().wall_ns;
             if let Some(block) = self.next_block() {
                 bytes.lend(block);
@@ -196,12 +273,13 @@ impl Engine for Ring {
     }
 
     fn losses(&mut self) -> Result<Losses, Error> {
-        // Each reading sets the kernel's counters back to 0.
-        let since = self.socket.statistics(self.watch.name())?;
-        self.losses.packets += u64::from(since.tp_packets);
-        self.losses.drops += u64::from(since.tp_drops);
-        self.losses.freezes += u64::from(since.tp_freeze_q_cnt);
-        Ok(self.losses)
+        if !self.has_left() {
+            self.read_counters()?;
+        }
+        // One who leaves has taken some frames that the kernel has not told of yet, and the next agent, to whom it will tell, does not
+        // count them: each frame is counted by who gives it.
+        let counted = if self.has_left() { self.given } else { self.counted };
+        Ok(Losses { packets: counted.saturating_sub(self.given_before) + self.drops, drops: self.drops, freezes: self.freezes })
     }
 
     fn refuse_more(&mut self) -> Result<(), Error> {
@@ -210,10 +288,25 @@ impl Engine for Ring {
         self.end(Ending::Refused);
         Ok(())
     }
+
+    fn hand_over(&mut self) -> Result<(), Error> {
+        if self.kept.is_none() || self.ending.is_some() {
+            return self.refuse_more();
+        }
+        self.read_counters()?;
+        self.end(Ending::Left { until: self.counted });
+        Ok(())
+    }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        if self.has_left() {
+            return;
+        }
+        if let Some(kept) = &self.kept {
+            kept.remove();
+        }
         // The mapping, and with it the kernel's side of the socket, lives until the last block is given back. What would enter it
         // meanwhile nobody could read.
         self.membership.disarm();

@@ -4,15 +4,17 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, SockRef, Type};
 
-use super::map::Map;
+use super::map::{Map, PRIVATE_BYTES};
 use crate::capture::Error;
+use crate::host::systemd;
 
 /// Only for the arithmetic that the kernel checks; TPACKET_V3 packs frames of any length.
 const FRAME_BYTES: usize = 2048;
@@ -44,6 +46,15 @@ impl Socket {
         })
     }
 
+    /// A socket that another agent opened, and the ring that it has.
+    ///
+    /// # Errors
+    /// When it is none, or has no ring of that size.
+    pub fn take_over(socket: OwnedFd, block_bytes: usize, blocks: usize) -> io::Result<(Self, Map)> {
+        let map = Map::new(socket.as_fd(), block_bytes, blocks)?;
+        Ok((Self(socket.into()), map))
+    }
+
     pub fn ignore_outgoing(&self, interface: &str) -> Result<(), Error> {
         ignore_outgoing(self.as_fd()).map_err(system("ignore outgoing frames of", interface))
     }
@@ -58,7 +69,7 @@ impl Socket {
             tp_frame_size: FRAME_BYTES as u32,
             tp_frame_nr: (block_bytes / FRAME_BYTES * blocks) as u32,
             tp_retire_blk_tov: retirement.as_millis() as u32,
-            tp_sizeof_priv: 0,
+            tp_sizeof_priv: PRIVATE_BYTES,
             tp_feature_req_word: 0,
         };
         let act = "make a packet ring of capture.ring_bytes (a smaller value may help) on";
@@ -116,9 +127,9 @@ pub(super) fn join_fanout(socket: BorrowedFd<'_>, arg: u32) -> io::Result<()> {
     set(socket, libc::PACKET_FANOUT, &arg)
 }
 
-/// The id of the group that a socket is in.
-pub(super) fn fanout_id(socket: BorrowedFd<'_>) -> io::Result<u32> {
-    get(socket, libc::PACKET_FANOUT, 0u32).map(|arg| arg & 0xffff)
+/// The group that a socket is in, as in [`join_fanout`]; 0 when it is in none.
+pub(super) fn fanout(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    get(socket, libc::PACKET_FANOUT, 0u32)
 }
 
 /// Binds a packet socket to a link. `protocol` is an EtherType, [`libc::ETH_P_ALL`] for all, 0 to send only.
@@ -139,6 +150,33 @@ pub fn bind(socket: BorrowedFd<'_>, link_index: u32, protocol: u16) -> io::Resul
     // SAFETY: the descriptor is open for the call; `address` is a whole `sockaddr_ll` and its true size is given.
     let answer = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as libc::socklen_t) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The index of the link that a packet socket is bound to; `None` when that link was removed, or it is no packet socket.
+pub(super) fn bound_to(socket: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let mut address =
+        libc::sockaddr_ll { sll_family: 0, sll_protocol: 0, sll_ifindex: 0, sll_hatype: 0, sll_pkttype: 0, sll_halen: 0, sll_addr: [0; 8] };
+    let mut bytes = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the descriptor is open for the call; the kernel writes at most `bytes`, the size of `address`, and any bytes are a valid
+    // `sockaddr_ll`.
+    let answer = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut bytes) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let packet = i32::from(address.sll_family) == libc::AF_PACKET;
+    Ok(u32::try_from(address.sll_ifindex).ok().filter(|&index| packet && index > 0))
+}
+
+/// The descriptors that the service manager passed to this process, with their names; at the second call nothing.
+#[must_use]
+pub fn passed() -> Vec<(String, OwnedFd)> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::AcqRel) {
+        return Vec::new();
+    }
+    // SAFETY: numbers of descriptors that were open when this process began, by the manager's protocol for us alone; the library has
+    // just set a flag on each, so each is open, and by `TAKEN` each gets one owner.
+    systemd::passed().into_iter().map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) })).collect()
 }
 
 fn set<T>(socket: BorrowedFd<'_>, option: libc::c_int, value: &T) -> io::Result<()> {

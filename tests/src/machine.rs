@@ -1,0 +1,210 @@
+//! A small Debian whose first process is systemd, with the agent installed as a package would, in a network namespace of the test's.
+//! In: settings, drop-ins. Out: its service manager's words, its files. Never: outlives the value, changes the cached root folder.
+//! Spec: systemd-nspawn(1), nsenter(1). Needs root; tests/setup/machine.sh makes the root folder.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::agent::{Settings, program};
+use crate::netns::Pair;
+
+/// The agent's unit.
+pub const UNIT: &str = "tapfleetd.service";
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A booted machine. Its journal is shown when a test fails.
+#[derive(Debug)]
+pub struct Machine {
+    /// The wire: the machine lives in the namespace of the tap.
+    pub pair: Pair,
+    nspawn: Child,
+    /// systemd, as this host numbers it.
+    leader: u32,
+}
+
+impl Machine {
+    /// Boots one with the agent installed, set and enabled, not started. `drop_in` is added to its unit.
+    ///
+    /// # Panics
+    /// When it does not boot; says why.
+    #[must_use]
+    pub fn boot(settings: &Settings, drop_in: &str) -> Self {
+        let pair = Pair::new();
+        let name = format!("tapfleet-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut nspawn = Command::new("systemd-nspawn")
+            .args(["--quiet", "--volatile=overlay", "--register=no", "--keep-unit", "--boot", "--link-journal=no", "--console=pipe"])
+            .args(["--resolv-conf=off", "--timezone=off", "--directory"])
+            .arg(root_folder())
+            .arg(format!("--machine={name}"))
+            .arg(format!("--network-namespace-path=/run/netns/{}", pair.tap.name()))
+            .arg(format!("--bind-ro={}:/usr/bin/tapfleetd", program("tapfleetd").display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|cause| panic!("cannot run systemd-nspawn: {cause}; see tests/setup/system.sh"));
+        let leader = leader_of(&mut nspawn);
+        let machine = Self { pair, nspawn, leader };
+        machine.wait_for("the machine has booted", Duration::from_secs(20), |machine| {
+            let state = machine.output("systemctl", &["is-system-running"]);
+            ["running", "degraded"].contains(&String::from_utf8_lossy(&state.stdout).trim())
+        });
+        machine.install(settings, drop_in);
+        machine
+    }
+
+    fn install(&self, settings: &Settings, drop_in: &str) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("systemd");
+        for (file, to) in [
+            ("tapfleetd.service", "usr/lib/systemd/system/tapfleetd.service"),
+            ("tapfleet.sysusers", "usr/lib/sysusers.d/tapfleet.conf"),
+            ("tapfleet.tmpfiles", "usr/lib/tmpfiles.d/tapfleet.conf"),
+        ] {
+            self.write(to, &fs::read_to_string(from.join(file)).unwrap());
+        }
+        self.write("etc/tapfleet/tapfleet.toml", &settings.toml());
+        if !drop_in.is_empty() {
+            self.write("etc/systemd/system/tapfleetd.service.d/test.conf", drop_in);
+        }
+        self.run("systemd-sysusers", &[]);
+        self.run("systemd-tmpfiles", &["--create", "tapfleet.conf"]);
+        self.run("systemctl", &["daemon-reload"]);
+        self.run("systemctl", &["enable", "--quiet", UNIT]);
+    }
+
+    /// A path of the machine, as this host reaches it.
+    #[must_use]
+    pub fn path(&self, path: &str) -> PathBuf {
+        Path::new("/proc").join(self.leader.to_string()).join("root").join(path)
+    }
+
+    /// Writes a file of the machine.
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Runs a program in it, whatever it answers.
+    ///
+    /// # Panics
+    /// When the machine cannot be entered.
+    #[must_use]
+    pub fn output(&self, program: &str, args: &[&str]) -> Output {
+        Command::new("nsenter")
+            .args(["--target", &self.leader.to_string(), "--mount", "--pid", "--net", "--uts", "--ipc", "--", program])
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|cause| panic!("cannot run nsenter: {cause}"))
+    }
+
+    /// Runs a program in it and gives what it printed.
+    ///
+    /// # Panics
+    /// When it fails; shows what it said.
+    pub fn run(&self, program: &str, args: &[&str]) -> String {
+        let output = self.output(program, args);
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "`{program} {}` in the machine: {}\n{said}", args.join(" "), output.status);
+        said
+    }
+
+    /// A property of the agent's unit.
+    #[must_use]
+    pub fn property(&self, name: &str) -> String {
+        self.run("systemctl", &["show", "--value", "--property", name, UNIT]).trim().to_owned()
+    }
+
+    /// Starts or restarts it, and gives how long that took: until it said that it is ready.
+    pub fn systemctl(&self, verb: &str) -> Duration {
+        // Starts that a test orders are no crash loop.
+        self.run("systemctl", &["reset-failed", UNIT]);
+        let begun = Instant::now();
+        self.run("systemctl", &[verb, UNIT]);
+        begun.elapsed()
+    }
+
+    /// Sends a signal to the agent.
+    pub fn signal(&self, signal: &str) {
+        self.run("systemctl", &["kill", "--kill-whom=main", "--signal", signal, UNIT]);
+    }
+
+    /// What the agent's unit has in the journal.
+    #[must_use]
+    pub fn journal(&self) -> String {
+        String::from_utf8_lossy(&self.output("journalctl", &["--no-pager", "--quiet", "--output=short-precise", "--unit", UNIT]).stdout)
+            .into_owned()
+    }
+
+    /// Waits until `done` says so, and gives how long that took.
+    ///
+    /// # Panics
+    /// When it takes longer than `limit`.
+    pub fn wait_for(&self, what: &str, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Duration {
+        let begun = Instant::now();
+        while !done(self) {
+            assert!(begun.elapsed() < limit, "waited {limit:?} until {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        begun.elapsed()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the machine's journal of {UNIT}:\n{}", self.journal());
+        }
+        let _ = self.output("systemctl", &["poweroff"]);
+        let end = Instant::now() + Duration::from_secs(10);
+        while matches!(self.nspawn.try_wait(), Ok(None)) {
+            if Instant::now() > end {
+                if let Some(leader) = i32::try_from(self.leader).ok().and_then(Pid::from_raw) {
+                    let _ = kill_process(leader, Signal::KILL);
+                }
+                let _ = self.nspawn.kill();
+                let _ = self.nspawn.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn root_folder() -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/machine.sh");
+    let output = Command::new(&script).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The pid of the machine's first process: the only child of systemd-nspawn.
+fn leader_of(nspawn: &mut Child) -> u32 {
+    let children = format!("/proc/{0}/task/{0}/children", nspawn.id());
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let found = fs::read_to_string(&children).ok().and_then(|pids| pids.split_whitespace().next()?.parse().ok());
+        // It is the first process as soon as it has left nspawn's own program behind.
+        if let Some(leader) = found
+            && fs::read_to_string(format!("/proc/{leader}/comm")).is_ok_and(|name| name.trim() == "systemd")
+        {
+            return leader;
+        }
+        if let Some(status) = nspawn.try_wait().unwrap() {
+            panic!("systemd-nspawn ended with {status}");
+        }
+        if Instant::now() > end {
+            let _ = nspawn.kill();
+            panic!("systemd did not start within ten seconds");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
