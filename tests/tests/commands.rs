@@ -59,7 +59,7 @@ fn check_prints_every_error_as_one_line_on_stderr_and_ends_with_2() {
     for words in [
         ["capture.snaplen", "1 to 262144"],
         ["capture.threds", "capture.threads"],
-        ["TAPFLEET__SPOOL__FLUSH_MS", "1 to 1000"],
+        ["TAPFLEET__SPOOL__FLUSH_MS", "1 to 800"],
         ["s3.bucket", "missing"],
     ] {
         assert!(

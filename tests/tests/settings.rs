@@ -36,7 +36,7 @@ const WRONG: [(&str, &[&str]); 36] = [
     ("record.inline", &["\"drop\"", "true"]),
     ("spool.dir", &["\"\"", "\"spool\"", "\"/a\\u0000b\""]),
     ("spool.max_bytes", &["0", "\"2000TiB\"", "1.5"]),
-    ("spool.flush_ms", &["0", "1001"]),
+    ("spool.flush_ms", &["0", "801"]),
     ("spool.sync_ms", &["0", "1001"]),
     ("spool.allow_root_device", &["\"true\"", "1"]),
     ("s3.bucket", &["\"\"", "\"ab\"", "\"Captures\"", "\"192.168.1.1\"", "\"a..b\"", "\"-ab\"", "\"a/b\"", "7"]),

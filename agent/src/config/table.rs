@@ -177,7 +177,7 @@ keys! {
         "The folder; on a volume of its own that outlives the instance.";
     spool_max_bytes: u64 = "spool.max_bytes", text("64GiB"), Size { min: 4 * MIB, max: 1024 * TIB },
         "The most it holds of what S3 has not confirmed; beyond, frames are dropped and counted.";
-    flush_ms: u64 = "spool.flush_ms", number(500), Integer { min: 1, max: 1000 },
+    flush_ms: u64 = "spool.flush_ms", number(500), Integer { min: 1, max: 800 },
         "A packet is in its file at most this many milliseconds after the kernel gave it.";
     sync_ms: u64 = "spool.sync_ms", number(500), Integer { min: 1, max: 1000 },
         "And durable at most this many milliseconds later.";

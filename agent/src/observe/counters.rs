@@ -57,7 +57,7 @@ pub struct Counters {
     pub drops: [Count; Drop::ALL.len()],
     /// Frames not ours, by [`Ignored::index`].
     pub ignored: [Count; Ignored::ALL.len()],
-    /// Accepted frames that the mirror or the snap length had cut.
+    /// Accepted frames that the mirror had cut.
     pub notes_cut: Count,
     /// Accepted frames whose GENEVE header named no endpoint.
     pub notes_missing_gwlb_options: Count,

@@ -22,9 +22,10 @@ pub struct Settings {
     pub dir: PathBuf,
     /// Most bytes of segments it holds; beyond, frames are dropped and counted.
     pub max_bytes: u64,
-    /// A frame is in its file at most this long after the kernel gave it, 1 to 1000.
+    /// A frame is in its file at most this long after the recorder has it, 1 to 800: the ring and the merge take the rest of
+    /// promise 4's second.
     pub flush_ms: u64,
-    /// What is written is durable at most this long after, 1 to 10,000.
+    /// What is written is durable at most this long after, 1 to 1000.
     pub sync_ms: u64,
     /// Whether a spool on the root file system is accepted.
     pub allow_root_device: bool,
