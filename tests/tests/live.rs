@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -207,10 +208,13 @@ fn an_upload_that_kill_9_interrupts_is_resumed_and_the_object_is_what_the_spool_
     let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
     const LARGE: u64 = 105 << 20;
     let bench = Bench::new();
-    let file = bench.folder().join("large.pcap");
-    fs::write(&file, large_capture(170 << 20)).unwrap();
-    let replay = bench.settings().set("capture.engine", "file").set("capture.files", vec![file.to_str().unwrap()]);
+    // A pipe that does not end: the segment still grows when the agent is killed, however fast the machine is.
+    let pipe = bench.folder().join("large.pcap");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let replay = bench.settings().set("capture.engine", "file").set("capture.files", vec![pipe.to_str().unwrap()]);
     let mut agent = Agent::start(Some(bench.pair.tap.name()), &replay, bench.folder());
+    let mut input = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    input.write_all(&large_capture(130 << 20)).unwrap();
     let mut parts = 0;
     agent.wait_for("over 100 MiB are in the spool and some of it in S3", Duration::from_secs(60), |_| {
         let bytes = bench.spooled("pcap").map_or(0, |path| fs::metadata(path).map_or(0, |meta| meta.len()));
@@ -218,6 +222,7 @@ fn an_upload_that_kill_9_interrupts_is_resumed_and_the_object_is_what_the_spool_
         bytes >= LARGE && parts >= 2
     });
     agent.kill();
+    drop(input);
 
     let journal = bench.journal();
     assert!(journal.iter().all(|line| line["record"] != "completing"), "the upload was over before the kill: {journal:?}");
