@@ -37,7 +37,7 @@ pub struct Pulse {
 }
 
 /// Everything that is counted in one agent.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Counters {
     /// Packets that passed the kernel filter, drops included.
     pub kernel_packets: Count,
@@ -109,40 +109,7 @@ impl Counters {
     /// All zero, with room for the pulses of `capture_threads`.
     #[must_use]
     pub fn new(capture_threads: usize) -> Self {
-        Self {
-            kernel_packets: Count::default(),
-            kernel_drops: Count::default(),
-            kernel_freezes: Count::default(),
-            frames_written: Count::default(),
-            bytes_written: Count::default(),
-            frames_late: Count::default(),
-            frames_quarantined: Count::default(),
-            drops: Default::default(),
-            ignored: Default::default(),
-            notes_cut: Count::default(),
-            notes_missing_gwlb_options: Count::default(),
-            notes_repeated_option: Count::default(),
-            notes_runt: Count::default(),
-            segments_opened: Count::default(),
-            segments_closed: Count::default(),
-            gaps: Count::default(),
-            clock_steps: Count::default(),
-            spool_bytes: Count::default(),
-            spool_segments: Count::default(),
-            spool_oldest_seconds: Count::default(),
-            parts_sent: Count::default(),
-            bytes_sent: Count::default(),
-            segments_verified: Count::default(),
-            bytes_verified: Count::default(),
-            upload_failures: Count::default(),
-            upload_refusals: Count::default(),
-            segments_finished: Count::default(),
-            uploads_resumed: Count::default(),
-            upload_rounds: Count::default(),
-            key_collisions: Count::default(),
-            recorder: Pulse::default(),
-            captures: (0..capture_threads).map(|_| Pulse::default()).collect(),
-        }
+        Self { captures: (0..capture_threads).map(|_| Pulse::default()).collect(), ..Self::default() }
     }
 
     /// Frames that were not written for want of room in the spool.
