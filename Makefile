@@ -15,7 +15,7 @@ demo: system localstack  ## the main job without AWS: packets in, objects out, s
 	@cargo build --workspace --locked
 	@$(CARGO_TARGET_DIR)/debug/demo
 
-test: system localstack  ## every suite; a table and the sums at the end
+test: system localstack moto  ## every suite; a table and the sums at the end
 	tests/run.sh all
 
 test-quick: system  ## the suites that need neither root nor S3, in under three minutes
@@ -35,10 +35,12 @@ clean:       ## compiled code, tools and caches
 	cargo clean
 	rm -rf .cache
 
-.PHONY: system tools localstack
+.PHONY: system tools localstack moto
 system:
 	@tests/setup/system.sh
 tools: system
 	@tests/setup/tools.sh
 localstack: system
 	@tests/setup/localstack.sh >/dev/null
+moto: system
+	@tests/setup/moto.sh >/dev/null

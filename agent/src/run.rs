@@ -24,10 +24,10 @@ use crate::capture::worker::{Judge, Opener, Shared, Worker};
 use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
 use crate::config::{Instance, Settings};
 use crate::host::clock::{Clock, SystemClock};
-use crate::host::{imds, nic, systemd};
+use crate::host::{imds, nic, systemd, timesync};
 use crate::observe::counters::Counters;
-use crate::observe::health;
 use crate::observe::vitals::Vitals;
+use crate::observe::{cloudwatch, health};
 use crate::record::key::Names;
 use crate::record::recorder::{Meter, Recorder};
 use crate::spool::{self, Folder, journal, salvage, writer};
@@ -107,6 +107,7 @@ pub fn run(settings: Settings) -> Result<(), Error> {
 async fn agent(mut settings: Settings) -> Result<(), Error> {
     let told_to_stop = told_to_stop();
     let folder = Folder::open(&settings.spool)?;
+    let on_ec2 = settings.instance.id.is_none();
     know_instance(&mut settings).await?;
     let replay = settings.capture.engine == EngineKind::File;
     let threads = if replay { 1 } else { settings.capture.threads };
@@ -128,11 +129,17 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     let health = serve_health(listener, counters.clone(), facts.clone());
     systemd::ready();
     let source = if replay { "a file".to_owned() } else { interface };
-    tell_manager(source, shared.clone(), facts)?;
+    tell_manager(source.clone(), shared.clone(), facts.clone())?;
     tracing::info!(instance = settings.record.instance, interface = settings.capture.interface, threads, "capturing");
 
     let (stop, stopping) = watch::channel(false);
     let alerts = start_alerts(&settings, &counters, replay, stopping.clone());
+    let time = settings
+        .host
+        .time_server
+        .filter(|_| !replay)
+        .map(|server| tokio::spawn(timesync::watch(server, on_ec2, counters.clone(), SystemClock, timesync::EVERY, stopping.clone())));
+    let metrics = start_metrics(&settings, &counters, facts, (!replay).then_some(source), stopping.clone());
     let store = Arc::new(upload::S3::new(settings.upload.clone()));
     let uploads = tokio::spawn({
         let (settings, folder, counters, store) = (settings.upload.clone(), folder.clone(), counters.clone(), store.clone());
@@ -163,6 +170,11 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     join(uploads, "the uploader").await;
     if let Some(alerts) = alerts {
         join(alerts, "the alerts").await;
+    }
+    for (task, what) in [(time, "the comparison of the clock"), (metrics, "the reports to CloudWatch")] {
+        if let Some(task) = task {
+            join(task, what).await;
+        }
     }
     health.abort();
     if let Some(error) = errors.into_iter().next() {
@@ -224,6 +236,27 @@ fn start_alerts(settings: &Settings, counters: &Arc<Counters>, replay: bool, sto
         counters: counters.clone(),
     };
     Some(tokio::spawn(alert::run(settings.alert.clone(), scene, notifier, SystemClock, stopping)))
+}
+
+/// Starts the reports to CloudWatch, if the settings name a namespace. `interface`: whose losses are told.
+fn start_metrics(
+    settings: &Settings,
+    counters: &Arc<Counters>,
+    facts: health::Facts,
+    interface: Option<String>,
+    stopping: watch::Receiver<bool>,
+) -> Option<JoinHandle<()>> {
+    let sink = cloudwatch::CloudWatch::new(cloudwatch::Settings {
+        namespace: settings.metrics.cloudwatch_namespace.clone()?,
+        group: settings.instance.group.clone(),
+        region: settings.instance.region.clone(),
+    });
+    let mut meter = meter(interface);
+    let losses = move || {
+        let lost = meter();
+        [lost.nic, lost.ec2].map(|counts| counts.values().sum())
+    };
+    Some(tokio::spawn(cloudwatch::run(counters.clone(), facts, Box::new(losses), sink, SystemClock, stopping)))
 }
 
 fn place_of(instance: &Instance, id: &str, settings: &alert::Settings) -> Place {

@@ -45,7 +45,7 @@ runpy.run_module('localstack.runtime.main', run_name='__main__')
 /// A running LocalStack. Ends with this value, or with the process that holds it.
 #[derive(Debug)]
 pub struct LocalStack {
-    child: Child,
+    program: Tethered,
     netns: Option<String>,
     python: PathBuf,
     port: u16,
@@ -84,11 +84,11 @@ impl LocalStack {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
-        let mut command = in_netns(netns, "sh");
-        command.args(["-c", UNTIL_INPUT_ENDS]).arg(dir.path()).arg(&python).args(["-c", MAIN]).arg(dir.path().join("objects"));
+        let mut command = Tethered::command(netns, dir.path());
+        command.arg(&python).args(["-c", MAIN]).arg(dir.path().join("objects"));
         command
             .env("GATEWAY_LISTEN", format!("127.0.0.1:{port}"))
-            .env("SERVICES", "s3,sns,sqs,sts")
+            .env("SERVICES", "s3,sns,sqs,sts,cloudwatch")
             .env("EAGER_SERVICE_LOADING", "1")
             .env("DISABLE_EVENTS", "1")
             .env("DNS_ADDRESS", "0")
@@ -98,9 +98,7 @@ impl LocalStack {
             // Which plugins it found, for the next start; in the home folder if nothing is said.
             .env("XDG_CACHE_HOME", python.ancestors().nth(2).unwrap().join("cache"))
             .env_remove("AWS_ENDPOINT_URL");
-        let child = command.process_group(0).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
-        let child = child.unwrap_or_else(|cause| panic!("cannot start '{command:?}': {cause}"));
-        Self { child, netns: netns.map(Into::into), python, port, dir }
+        Self { program: Tethered::spawn(command, log), netns: netns.map(Into::into), python, port, dir }
     }
 
     /// Where it is reached: from this host, or, if it was given a namespace, from there.
@@ -137,7 +135,7 @@ impl LocalStack {
     fn wait(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         while !self.is_healthy() {
-            let ended = self.child.try_wait().unwrap();
+            let ended = self.program.0.try_wait().unwrap();
             if ended.is_some() || begun.elapsed() > START_TIMEOUT {
                 let (port, time, log) = (self.port, begun.elapsed(), self.log());
                 return Err(format!("LocalStack did not come up on port {port} within {time:?} ({ended:?}); its log:\n{log}"));
@@ -155,12 +153,30 @@ impl LocalStack {
     }
 }
 
-impl Drop for LocalStack {
+/// A program that ends with this value, or with the process that holds it.
+#[derive(Debug)]
+pub(crate) struct Tethered(pub(crate) Child);
+
+impl Tethered {
+    /// A command that still lacks program and arguments. `dir` goes when it ends.
+    pub(crate) fn command(netns: Option<&str>, dir: &Path) -> Command {
+        let mut command = in_netns(netns, "sh");
+        command.args(["-c", UNTIL_INPUT_ENDS]).arg(dir);
+        command
+    }
+
+    pub(crate) fn spawn(mut command: Command, log: fs::File) -> Self {
+        let child = command.process_group(0).stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        Self(child.unwrap_or_else(|cause| panic!("cannot start '{command:?}': {cause}")))
+    }
+}
+
+impl Drop for Tethered {
     fn drop(&mut self) {
         // The shell ends the whole group, itself included.
-        let group = Pid::from_child(&self.child);
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
+        let group = Pid::from_child(&self.0);
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
         // Memory of that size takes the kernel a moment to give back.
         let begun = Instant::now();
         while test_kill_process_group(group).is_ok() && begun.elapsed() < Duration::from_secs(5) {

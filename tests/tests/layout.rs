@@ -159,12 +159,19 @@ fn one_file_names_the_sns_sdk() {
 }
 
 #[test]
+fn one_file_names_the_cloudwatch_sdk() {
+    let places: Vec<_> =
+        sources(&["agent/src", "operator/src"]).into_iter().filter(|s| has_word(&s.code, "aws_sdk_cloudwatch")).map(|s| s.name).collect();
+    assert_eq!(places, ["agent/src/observe/cloudwatch.rs"]);
+}
+
+#[test]
 fn a_suite_says_what_it_needs() {
     // tests/run.sh reads it: who may run the suite, and what `make test-quick` leaves out.
     for source in sources(&["tests/tests"]) {
         let head: Vec<_> = source.text.lines().take_while(|line| line.starts_with("//!")).collect();
         let needs = head.iter().find(|line| line.starts_with("//! Needs:")).copied().unwrap_or_default();
-        for (harness, need) in [("netns::", "root"), ("machine::", "systemd-nspawn"), ("localstack::", "S3")] {
+        for (harness, need) in [("netns::", "root"), ("machine::", "systemd-nspawn"), ("localstack::", "S3"), ("moto::", "moto")] {
             let uses = source.name != "tests/tests/layout.rs" && source.text.contains(harness);
             assert!(!uses || needs.contains(need), "{} uses {harness} and does not say '//! Needs: {need}'", source.name);
         }

@@ -15,7 +15,7 @@ use tapfleet::record::{Compression, Format, Precision};
 use tapfleet::wire::Inline;
 
 /// One wrong value for each kind of mistake that a key can have, as TOML.
-const WRONG: [(&str, &[&str]); 42] = [
+const WRONG: [(&str, &[&str]); 44] = [
     ("capture.interface", &["\"\"", "\"any\"", "\"sixteen-bytes-xx\"", "\"a b\"", "\"..\"", "\"eth0\\u0000\"", "3"]),
     ("capture.engine", &["\"Ring\"", "\"\"", "true"]),
     ("capture.files", &["\"a.pcap\"", "[1]", "[\"\"]", "{}"]),
@@ -67,6 +67,8 @@ const WRONG: [(&str, &[&str]); 42] = [
     ("alert.on_start", &["\"true\"", "1"]),
     ("alert.dir", &["\"\"", "\"outbox\""]),
     ("health.listen", &["\"8080\"", "\"localhost:8080\"", "8080", "\"0.0.0.0:65536\""]),
+    ("metrics.cloudwatch_namespace", &["\"AWS/EC2\"", "\":x\"", "\"a b\"", "1", "[]"]),
+    ("host.time_server", &["\"time.example.net\"", "\"10.0.0.1:0\"", "\"10.0.0.1/8\"", "123", "\"169.254.169.123:99999\""]),
     ("instance.id", &["\"\"", "\"a/b\"", "\"..\"", "\"status\""]),
     ("instance.region", &["\"\"", "\"x y\""]),
     ("instance.az", &["\"\"", "\"A\""]),
@@ -144,6 +146,7 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!((settings.spool.flush_ms, settings.spool.sync_ms, settings.spool.allow_root_device), (500, 500, false));
     assert_eq!(settings.spool.dir, PathBuf::from("/var/lib/tapfleet/spool"));
     assert_eq!(settings.health.listen, "0.0.0.0:8080".parse().unwrap());
+    assert_eq!((settings.metrics.cloudwatch_namespace, settings.host.time_server), (None, "169.254.169.123:123".parse().ok()));
     let alert = &settings.alert;
     assert_eq!((alert.topic_arn.as_deref(), alert.drop_ratio, alert.on_start), (None, 0.001, false));
     assert_eq!((alert.silence, alert.repeat), (Some(Duration::from_secs(300)), Duration::from_secs(3600)));

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Settings;
-use crate::host::clock::{Now, SECOND_NS};
+use crate::host::clock::{Check, Now, SECOND_NS, Synchrony};
 use crate::observe::counters::Counters;
 
 /// Declares the troubles: a stable name, a title for subjects, what is at stake, what to do.
@@ -94,6 +94,11 @@ troubles! {
     ClockStepped = "clock_stepped", "the clock has stepped",
         "Times of packets before and after cannot be compared; the open capture was closed and a new one begun.",
         "See whether chronyd runs and reaches the Amazon Time Sync Service (169.254.169.123).";
+    /// The wall clock is off, or nobody says that it is right.
+    ClockUnsynchronised = "clock_unsynchronised", "the clock is not synchronised",
+        "Times of packets are wrong or unproven, and AWS refuses calls of a clock that is off by minutes.",
+        "See whether chronyd runs and follows the Amazon Time Sync Service (`chronyc tracking`, 169.254.169.123), and whether \
+         host.time_server answers (UDP 123).";
     /// The topic has no confirmed subscription.
     NobodySubscribed = "nobody_subscribed", "nobody receives the alert mails",
         "Troubles were heard of by nobody; the mails about them waited in the outbox and follow now.",
@@ -142,6 +147,8 @@ pub struct Sample {
     pub upload_successes: u64,
     /// Steps of the wall clock.
     pub clock_steps: u64,
+    /// What the time server has said of the wall clock.
+    pub clock: Check,
     /// Last life sign of the thread that has given none for the longest; 0 when one has given none yet. Monotonic.
     pub beat_ns: u64,
     /// When any capture thread could last take frames; 0 for never. Monotonic.
@@ -165,6 +172,7 @@ impl Sample {
             upload_refusals: counters.upload_refusals.get(),
             upload_successes: counters.parts_sent.get() + counters.segments_verified.get() + counters.segments_finished.get(),
             clock_steps: counters.clock_steps.get(),
+            clock: counters.clock(),
             beat_ns: beats.min().unwrap_or(0),
             able_ns: captures.iter().map(|pulse| pulse.able_ns.get()).max().unwrap_or(0),
         }
@@ -196,6 +204,8 @@ pub struct Limits {
     pub full_hold: Duration,
     /// A clock that has not stepped for this long is steady.
     pub step_hold: Duration,
+    /// A clock may be off, or not be compared, for this long.
+    pub clock_off: Duration,
 }
 
 impl Limits {
@@ -214,6 +224,7 @@ impl Limits {
             spool_max_bytes: settings.spool_max_bytes,
             full_hold: Duration::from_secs(60),
             step_hold: Duration::from_secs(300),
+            clock_off: Duration::from_secs(300),
         }
     }
 
@@ -257,6 +268,8 @@ pub struct Watch {
     worked_ns: Option<u64>,
     full_ns: Option<u64>,
     stepped_ns: Option<u64>,
+    /// Since when the clock has been off in every answer.
+    off_ns: Option<u64>,
 }
 
 impl Watch {
@@ -277,6 +290,7 @@ impl Watch {
             worked_ns: None,
             full_ns: None,
             stepped_ns: None,
+            off_ns: None,
         }
     }
 
@@ -306,7 +320,8 @@ impl Watch {
             (Trouble::SpoolHigh, self.spool_level(&sample, HIGH)),
             (Trouble::SpoolCritical, self.spool_level(&sample, CRITICAL)),
             (Trouble::SpoolFull, self.spool_full(&sample)),
-            (Trouble::ClockStepped, self.clock(&sample)),
+            (Trouble::ClockStepped, self.clock_stepped(&sample)),
+            (Trouble::ClockUnsynchronised, self.clock_unsynchronised(&sample)),
             (Trouble::NobodySubscribed, subscription),
         ];
         self.last = sample;
@@ -332,6 +347,11 @@ impl Watch {
         mark(sample.upload_refusals > last.upload_refusals, &mut self.refused_ns);
         mark(sample.spool_full > last.spool_full, &mut self.full_ns);
         mark(sample.clock_steps > last.clock_steps, &mut self.stepped_ns);
+        match sample.clock.synchrony(now) {
+            Synchrony::Unsynchronised => _ = self.off_ns.get_or_insert(now),
+            Synchrony::Synchronised => self.off_ns = None,
+            Synchrony::Unknown => {}
+        }
         if sample.upload_successes > last.upload_successes {
             self.failing_ns = None;
         } else if sample.upload_failures > last.upload_failures {
@@ -443,12 +463,37 @@ impl Watch {
         }
     }
 
-    fn clock(&self, sample: &Sample) -> Verdict {
+    fn clock_stepped(&self, sample: &Sample) -> Verdict {
         match self.stepped_ns {
             Some(at) if age(at, sample) < self.limits.step_hold => {
                 Verdict::Holds(format!("the wall clock has stepped {} times since the agent began", sample.clock_steps))
             }
             _ => Verdict::Clear,
+        }
+    }
+
+    fn clock_unsynchronised(&self, sample: &Sample) -> Verdict {
+        let Check { expected_ns, answered_ns, ahead_us } = sample.clock;
+        // Nobody need answer here, so that silence says nothing.
+        if expected_ns == 0 {
+            return Verdict::Unclear;
+        }
+        let unanswered = age(answered_ns.max(expected_ns), sample);
+        if unanswered >= self.limits.clock_off {
+            return Verdict::Holds(format!(
+                "the time server has not answered for {}, so nothing says that the clock is right",
+                span(unanswered)
+            ));
+        }
+        match self.off_ns {
+            Some(from) if age(from, sample) >= self.limits.clock_off => {
+                let side = if ahead_us < 0 { "behind" } else { "ahead of" };
+                let (seconds, ms) = (ahead_us.unsigned_abs() / 1_000_000, ahead_us.unsigned_abs() / 1000 % 1000);
+                let off = span(age(from, sample));
+                Verdict::Holds(format!("the clock is {seconds}.{ms:03} s {side} the time server, and has been off for {off}"))
+            }
+            None if answered_ns > 0 => Verdict::Clear,
+            _ => Verdict::Unclear,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::fold::{Fold, Kind, News, State};
 use super::mail::{BODY_MAX, SUBJECT_MAX};
 use super::rules::{Limits, Sample, TITLE_MAX, Watch, span};
 use super::*;
-use crate::host::clock::SECOND_NS;
+use crate::host::clock::{Check, SECOND_NS};
 
 const START_NS: u64 = 1_795_306_500 * SECOND_NS;
 const MINUTE: u64 = 60;
@@ -91,6 +91,9 @@ impl Bench {
         s.spool_bytes = if on(Trouble::SpoolCritical) { 960 } else { u64::from(on(Trouble::SpoolHigh)) * 750 };
         s.spool_full += u64::from(on(Trouble::SpoolFull));
         s.clock_steps += u64::from(on(Trouble::ClockStepped));
+        s.clock.expected_ns = s.clock.expected_ns.max(1);
+        s.clock.answered_ns = now;
+        s.clock.ahead_us = if on(Trouble::ClockUnsynchronised) { -5_250_000 } else { 900 };
         let verdicts = self.watch.look(*s, self.expected, Some(!on(Trouble::NobodySubscribed)));
         let losses = Losses { kernel: s.kernel_drops, spool: s.spool_full };
         let (news, _) = self.fold.fold(&mut self.state, &verdicts, losses, s.now, self.room);
@@ -110,6 +113,8 @@ impl Bench {
 fn onset(trouble: Trouble) -> u64 {
     match trouble {
         Trouble::CaptureFailed | Trouble::InterfaceGone => 11,
+        // The first second of a clock that is off is when it is seen, and counts from there.
+        Trouble::ClockUnsynchronised => 301,
         Trouble::Silence | Trouble::UploadFailing => 300,
         _ => 1,
     }
@@ -270,6 +275,46 @@ fn a_clock_that_is_set_back_does_not_silence_the_repeats() {
     bench.sample.now.wall_ns -= 5 * HOUR * SECOND_NS;
     bench.pass(HOUR + 2, &[Trouble::SpoolHigh]);
     assert_eq!(bench.kinds(Trouble::SpoolHigh), [Kind::Begin, Kind::Repeat]);
+}
+
+#[test]
+fn a_time_server_that_falls_silent_is_a_trouble_after_five_minutes_and_one_that_never_spoke_only_where_one_is_expected() {
+    let silent = |expected_ns: u64, answered: bool, seconds: u64| {
+        let mut bench = Bench::new();
+        let from = bench.sample.now.monotonic_ns;
+        let verdict = |bench: &mut Bench| {
+            let verdicts = bench.watch.look(bench.sample, true, Some(true));
+            verdicts.into_iter().find(|(trouble, _)| *trouble == Trouble::ClockUnsynchronised).unwrap().1
+        };
+        bench.sample.clock = Check { expected_ns: expected_ns * from, answered_ns: u64::from(answered) * from, ahead_us: 0 };
+        verdict(&mut bench);
+        bench.sample.now.monotonic_ns += seconds * SECOND_NS;
+        verdict(&mut bench)
+    };
+    assert_eq!(silent(0, false, HOUR), Verdict::Unclear, "a lab without one");
+    assert_eq!(silent(1, false, 299), Verdict::Unclear);
+    assert_eq!(silent(1, true, 299), Verdict::Clear);
+    for answered in [false, true] {
+        assert!(matches!(silent(1, answered, 300), Verdict::Holds(words) if words.contains("has not answered for 5 min")));
+    }
+}
+
+#[test]
+fn the_mail_about_a_wrong_clock_says_by_how_much() {
+    let mut bench = Bench::new();
+    bench.pass(10 * MINUTE, &[Trouble::ClockUnsynchronised]);
+    let begin = bench.of(Trouble::ClockUnsynchronised)[0];
+    assert_eq!(begin.detail, "the clock is 5.250 s behind the time server, and has been off for 5 min");
+}
+
+#[test]
+fn a_clock_that_is_off_for_less_than_five_minutes_is_no_trouble() {
+    let mut bench = Bench::new();
+    for _ in 0..20 {
+        bench.pass(299, &[Trouble::ClockUnsynchronised]);
+        bench.pass(1, &[]);
+    }
+    assert_eq!(bench.news, []);
 }
 
 #[test]

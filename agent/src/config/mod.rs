@@ -50,6 +50,10 @@ pub struct Settings {
     pub alert: alert::Settings,
     /// For the load balancer's check.
     pub health: Health,
+    /// For CloudWatch.
+    pub metrics: Metrics,
+    /// For what the machine is held to.
+    pub host: Host,
     /// What is known of the instance without asking it.
     pub instance: Instance,
 }
@@ -59,6 +63,20 @@ pub struct Settings {
 pub struct Health {
     /// Address and port.
     pub listen: SocketAddr,
+}
+
+/// What goes to CloudWatch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Metrics {
+    /// Where; `None`: nothing goes there.
+    pub cloudwatch_namespace: Option<String>,
+}
+
+/// What the machine is held to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// Whom the clock is compared with; `None`: nobody.
+    pub time_server: Option<SocketAddr>,
 }
 
 /// What the settings say of the instance; what is `None` comes from instance metadata at run time.
@@ -366,6 +384,8 @@ fn build(v: &Values) -> Option<Settings> {
         },
         alert: alerts(v)?,
         health: Health { listen: v.listen? },
+        metrics: Metrics { cloudwatch_namespace: v.cloudwatch_namespace.clone()? },
+        host: Host { time_server: v.time_server? },
         instance,
     })
 }

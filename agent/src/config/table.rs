@@ -4,6 +4,7 @@
 //!
 //! To add a setting: a row here, a line in `build` of the parent module, and the example file anew (its test says how).
 
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -103,13 +104,15 @@ impl Key {
 }
 
 /// The sections in the order of the example file, with what they are about.
-pub const SECTIONS: [(&str, &str); 7] = [
+pub const SECTIONS: [(&str, &str); 9] = [
     ("capture", "Where mirrored packets come from, and which are taken."),
     ("record", "How they are written."),
     ("spool", "Where capture files stay until S3 has confirmed them."),
     ("s3", "Where they go. Credentials come from the environment or the instance's role, as with the AWS tools."),
     ("alert", "Who hears of it when captures fail to be taken or to arrive, and when that is over."),
     ("health", "What the load balancer and Prometheus ask."),
+    ("metrics", "What goes to CloudWatch, once a minute."),
+    ("host", "What the machine is held to."),
     ("instance", "Who records. Instance metadata (IMDSv2) says it; set it only outside EC2."),
 ];
 
@@ -224,6 +227,12 @@ keys! {
 
     listen: SocketAddr = "health.listen", text("0.0.0.0:8080"), LISTEN,
         "Where /healthz, /metrics and /status are served.";
+
+    cloudwatch_namespace: Option<String> = "metrics.cloudwatch_namespace", text(""), NAMESPACE,
+        "The namespace of the metrics, which bear the Auto Scaling group's name; empty: off.";
+
+    time_server: Option<SocketAddr> = "host.time_server", text("169.254.169.123"), TIME_SERVER,
+        "Whom the clock is compared with, by NTP; a clock that is off is a trouble, and stands in each manifest. Empty: off.";
 
     instance_id: Option<String> = "instance.id",
         Fallback::Absent { means: FROM_METADATA, example: "\"i-0123456789abcdef0\"" }, Maybe(INSTANCE_ID),
@@ -347,6 +356,43 @@ const ACCOUNT: Text<String> = Text {
 };
 
 const LISTEN: Text<SocketAddr> = Text { allowed: "address and port like \"0.0.0.0:8080\"", parse: |t| t.parse().ok() };
+
+/// Amazon CloudWatch API Reference, PutMetricData, Namespace.
+const NAMESPACE: OrEmpty<String> = OrEmpty(Text {
+    allowed: "a name of at most 255 letters, digits and any of .-_/#: that does not begin with AWS/ or a colon",
+    parse: |t| {
+        let inside = t.chars().all(|c| c.is_ascii_alphanumeric() || ".-_/#:".contains(c));
+        ((1..256).contains(&t.len()) && inside && !t.starts_with("AWS/") && !t.starts_with(':')).then(|| t.to_owned())
+    },
+});
+
+const NTP_PORT: u16 = 123;
+
+/// No name: looking one up may take as long as it likes.
+const TIME_SERVER: OrEmpty<SocketAddr> = OrEmpty(Text {
+    allowed: "an address like \"169.254.169.123\", with or without a port",
+    parse: |t| t.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, NTP_PORT)).or_else(|_| t.parse()).ok().filter(|at| at.port() > 0),
+});
+
+/// What a text rule allows, or the empty text.
+struct OrEmpty<T>(Text<T>);
+
+impl<T: Display> Rule for OrEmpty<T> {
+    type Value = Option<T>;
+
+    fn allowed(&self) -> String {
+        format!("\"\" or {}", self.0.allowed)
+    }
+
+    fn read(&self, raw: &Raw) -> Option<Self::Value> {
+        let text = Text { allowed: "", parse: |t| Some(t.to_owned()) }.read(raw)?;
+        if text.is_empty() { Some(None) } else { (self.0.parse)(&text).map(Some) }
+    }
+
+    fn show(&self, value: &Self::Value) -> Option<String> {
+        Some(quoted(&value.as_ref().map(ToString::to_string).unwrap_or_default()))
+    }
+}
 
 const INSTANCE_ID: Text<String> = Text {
     allowed: "1 to 64 letters, digits, dots, hyphens and underscores; none of manifest, status, sessions",

@@ -1,8 +1,9 @@
 //! What the stages count, as plain atomics that any of them may add to and everyone may read.
 //! In: additions, once per batch, never per frame. Out: sums since the process began. Never: a decision.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use crate::host::clock;
 use crate::wire::{Drop, Ignored};
 
 /// A number that only grows, or a level that is set.
@@ -23,6 +24,23 @@ impl Count {
     /// The value now.
     #[must_use]
     pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A level on either side of zero.
+#[derive(Default, Debug)]
+pub struct Offset(AtomicI64);
+
+impl Offset {
+    /// Sets it.
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The value now.
+    #[must_use]
+    pub fn get(&self) -> i64 {
         self.0.load(Relaxed)
     }
 }
@@ -73,6 +91,14 @@ pub struct Counters {
     pub gaps: Count,
     /// Clock steps seen.
     pub clock_steps: Count,
+    /// Answers of the time server.
+    pub clock_answers: Count,
+    /// See [`clock::Check::expected_ns`].
+    pub clock_expected_ns: Count,
+    /// See [`clock::Check::answered_ns`].
+    pub clock_answered_ns: Count,
+    /// See [`clock::Check::ahead_us`].
+    pub clock_ahead_us: Offset,
     /// Level: bytes of segments in the spool.
     pub spool_bytes: Count,
     /// Level: segments not yet verified.
@@ -123,6 +149,16 @@ impl Counters {
     pub fn mirrored(&self) -> u64 {
         let unwritten = [Drop::Filtered, Drop::OutOfSchedule, Drop::SpoolFull].map(|reason| self.dropped(reason));
         self.frames_written.get() + unwritten.iter().sum::<u64>()
+    }
+
+    /// What the time server has said.
+    #[must_use]
+    pub fn clock(&self) -> clock::Check {
+        clock::Check {
+            expected_ns: self.clock_expected_ns.get(),
+            answered_ns: self.clock_answered_ns.get(),
+            ahead_us: self.clock_ahead_us.get(),
+        }
     }
 
     fn dropped(&self, reason: Drop) -> u64 {

@@ -27,7 +27,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::counters::Counters;
 use super::metrics;
-use crate::host::clock::{Clock, Now, SECOND_NS, SystemClock};
+use crate::host::clock::{Clock, Now, SECOND_NS, Synchrony, SystemClock};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -116,6 +116,8 @@ pub struct Status {
     /// What the load balancer is told.
     #[serde(flatten)]
     pub health: Health,
+    /// Whether the wall clock is right.
+    pub clock: Synchrony,
     /// Every counter.
     pub counters: Map<String, Value>,
 }
@@ -186,6 +188,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
         up_seconds: now.monotonic_ns.saturating_sub(facts.since.monotonic_ns) / SECOND_NS,
         since: began.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         health: judge(counters, facts, now),
+        clock: counters.clock().synchrony(now.monotonic_ns),
         counters: metrics::json(counters),
     })
 }

@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use serde_json::{Map, Value};
 
-use super::counters::{Count, Counters};
+use super::counters::{Count, Counters, Offset};
 use crate::wire::{Drop, Ignored};
 
 /// As HTTP names the text of [`text`].
@@ -30,6 +30,7 @@ enum Kind {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Numbers {
     One(u64),
+    Signed(i64),
     ByReason(Vec<(&'static str, u64)>),
 }
 
@@ -47,6 +48,10 @@ fn sum(name: &'static str, count: &Count, help: &'static str) -> Series {
 
 fn level(name: &'static str, count: &Count, help: &'static str) -> Series {
     Series { name, help, kind: Kind::Level, numbers: Numbers::One(count.get()) }
+}
+
+fn offset(name: &'static str, offset: &Offset, help: &'static str) -> Series {
+    Series { name, help, kind: Kind::Level, numbers: Numbers::Signed(offset.get()) }
 }
 
 fn by_reason(name: &'static str, reasons: Vec<(&'static str, u64)>, help: &'static str) -> Series {
@@ -73,6 +78,8 @@ fn series(counters: &Counters) -> Vec<Series> {
         segments_closed,
         gaps,
         clock_steps,
+        clock_answers,
+        clock_ahead_us,
         spool_bytes,
         spool_segments,
         spool_oldest_seconds,
@@ -88,6 +95,8 @@ fn series(counters: &Counters) -> Vec<Series> {
         recorder: _,
         captures: _,
         upload_rounds: _,
+        clock_expected_ns: _,
+        clock_answered_ns: _,
     } = counters;
     let drops = Drop::ALL.iter().zip(drops).map(|(reason, count)| (reason.name(), count.get())).collect();
     let ignored = Ignored::ALL.iter().zip(ignored).map(|(reason, count)| (reason.name(), count.get())).collect();
@@ -112,6 +121,8 @@ fn series(counters: &Counters) -> Vec<Series> {
         sum("segments_closed", segments_closed, "Segments closed."),
         sum("gaps", gaps, "Times an interface went away."),
         sum("clock_steps", clock_steps, "Steps of the wall clock."),
+        sum("clock_answers", clock_answers, "Answers of the time server."),
+        offset("clock_ahead_us", clock_ahead_us, "Microseconds by which the wall clock was ahead of the time server at its last answer."),
         level("spool_bytes", spool_bytes, "Bytes of segments in the spool."),
         level("spool_segments", spool_segments, "Segments in the spool that S3 has not confirmed."),
         level("spool_oldest_seconds", spool_oldest_seconds, "Seconds since the oldest of them was opened."),
@@ -132,6 +143,7 @@ fn series(counters: &Counters) -> Vec<Series> {
 pub fn json(counters: &Counters) -> Map<String, Value> {
     let numbers = |series: Series| match series.numbers {
         Numbers::One(n) => (series.name.to_owned(), n.into()),
+        Numbers::Signed(n) => (series.name.to_owned(), n.into()),
         Numbers::ByReason(reasons) => {
             let occurred = reasons.into_iter().filter(|(_, n)| *n > 0).map(|(reason, n)| (reason.to_owned(), n.into()));
             (series.name.to_owned(), Value::Object(occurred.collect()))
@@ -170,6 +182,7 @@ impl Collector for Snapshot {
             let mut metric = encoder.encode_descriptor(&name, series.help, None, kind)?;
             match &series.numbers {
                 Numbers::One(n) => one(metric, series.kind, *n)?,
+                Numbers::Signed(n) => ConstGauge::new(*n).encode(metric)?,
                 Numbers::ByReason(reasons) => {
                     for (reason, n) in reasons {
                         one(metric.encode_family(&[("reason", *reason)])?, series.kind, *n)?;
@@ -199,6 +212,7 @@ mod tests {
         counters.spool_bytes.set(u64::MAX);
         counters.drops[Drop::GeneveCritical.index()].add(3);
         counters.notes_runt.add(2);
+        counters.clock_ahead_us.set(-1500);
         counters
     }
 
@@ -213,6 +227,7 @@ mod tests {
             "tapfleet_ignored_total{reason=\"not_udp\"} 0",
             "tapfleet_notes_total{reason=\"runt\"} 2",
             "tapfleet_healthy 1",
+            "tapfleet_clock_ahead_us -1500",
             "tapfleet_build_info{version=\"1.2.3\"} 1",
             "# TYPE tapfleet_frames_written counter",
             "# TYPE tapfleet_spool_bytes gauge",
@@ -232,5 +247,6 @@ mod tests {
         assert_eq!(json["drops"], serde_json::json!({ "geneve_critical": 3 }));
         assert_eq!(json["ignored"], serde_json::json!({}));
         assert_eq!(json["spool_bytes"], u64::MAX);
+        assert_eq!(json["clock_ahead_us"], -1500);
     }
 }

@@ -111,6 +111,12 @@ pub struct ClockFacts {
     pub steps: u64,
     /// Whether a step closed this segment.
     pub closed_by_step: bool,
+    /// Whether the clock was right when this was written; `None`: nobody had said it lately.
+    #[serde(default)]
+    pub synchronised: Option<bool>,
+    /// By how much it was ahead of the time server then, microseconds; negative: behind.
+    #[serde(default)]
+    pub ahead_us: Option<i64>,
 }
 
 /// Where the first record of each stride of the object begins, so that a reader can fetch a time range.

@@ -20,7 +20,7 @@ use super::{Compression, Facts, Format, Precision, SegmentNumber, Settings, Spoo
 use crate::capture::merge::Merge;
 use crate::capture::worker::Shared;
 use crate::capture::{Batch, Direction, Event, Gap, Item, What};
-use crate::host::clock::{Clock, Now, SECOND_NS};
+use crate::host::clock::{Clock, Now, SECOND_NS, Synchrony};
 use crate::host::nic::LossCounters;
 use crate::observe::counters::Counters;
 use crate::wire::{Drop, Link, Origin};
@@ -458,9 +458,18 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             precision: if settings.format == Format::Pcapng { Precision::Nano } else { settings.precision },
             compression: settings.compression,
             filter: settings.filter.clone(),
-            clock: ClockFacts { steps: self.steps, closed_by_step: false },
+            clock: self.clock_facts(false),
             ..Facts::begin(kind, Uuid::now_v7().to_string(), settings.instance.clone(), settings.bucket.clone(), window)
         }
+    }
+
+    fn clock_facts(&self, closed_by_step: bool) -> ClockFacts {
+        let check = self.shared.counters.clock();
+        let synchronised = match check.synchrony(self.now.monotonic_ns) {
+            Synchrony::Unknown => None,
+            known => Some(known == Synchrony::Synchronised),
+        };
+        ClockFacts { steps: self.steps, closed_by_step, synchronised, ahead_us: synchronised.map(|_| check.ahead_us) }
     }
 
     /// What the clock asks for: windows that end, chunks and drafts that are due.
@@ -533,7 +542,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         let mut facts = self.facts(Kind::Idle, slot.window, slot.window.start_ns);
         slot.account.tell(&mut facts, &self.origin_list);
         facts.losses = losses;
-        facts.clock.closed_by_step = stepped;
+        facts.clock = self.clock_facts(stepped);
         self.spool.idle(facts);
     }
 
@@ -542,7 +551,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         let account = std::mem::take(&mut slot.account);
         account.tell(&mut facts, &self.origin_list);
         facts.losses = self.losses();
-        facts.clock = ClockFacts { steps: self.steps, closed_by_step: stepped };
+        facts.clock = self.clock_facts(stepped);
         let statistics =
             pcapng::Statistics { start_ns: facts.opened.0, end_ns: facts.last.map_or(facts.opened.0, |last| last.0), ..Default::default() };
         let of = interfaces.iter().enumerate().filter(|&(_, &interface)| interface != u32::MAX).map(|(origin, &interface)| {
