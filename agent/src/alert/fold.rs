@@ -130,6 +130,8 @@ pub struct Fold {
     instance: String,
     /// Since when each open trouble has been clear, monotonic.
     clear_ns: BTreeMap<Trouble, u64>,
+    /// When each was last told, monotonic: a wall clock that steps forward does not bring the next repeat.
+    told_ns: BTreeMap<Trouble, u64>,
     losses: Losses,
     kept_ns: u64,
 }
@@ -138,7 +140,7 @@ impl Fold {
     /// One that has seen nothing; `losses` is what was lost before, which belongs to no trouble.
     #[must_use]
     pub fn new(limits: Limits, repeat: Duration, instance: &str, losses: Losses) -> Self {
-        Self { limits, repeat, instance: instance.into(), clear_ns: BTreeMap::new(), losses, kept_ns: 0 }
+        Self { limits, repeat, instance: instance.into(), clear_ns: BTreeMap::new(), told_ns: BTreeMap::new(), losses, kept_ns: 0 }
     }
 
     /// Brings `state` up to date and gives what to mail, and whether the state is worth keeping now. Without `room` for mails
@@ -175,10 +177,13 @@ impl Fold {
         self.clear_ns.remove(&trouble);
         let at_ns = now.wall_ns;
         if let Some(open) = state.open.get_mut(trouble.name()) {
-            let told = Duration::from_nanos(at_ns.saturating_sub(open.told_ns));
-            if told < self.repeat || !room {
+            // What an earlier process told, only the wall clock can say.
+            let earlier = || now.monotonic_ns.saturating_sub(at_ns.saturating_sub(open.told_ns));
+            let told_ns = *self.told_ns.entry(trouble).or_insert_with(earlier);
+            if Duration::from_nanos(now.monotonic_ns.saturating_sub(told_ns)) < self.repeat || !room {
                 return None;
             }
+            self.told_ns.insert(trouble, now.monotonic_ns);
             open.told_ns = at_ns;
             return Some(news(trouble, Kind::Repeat, open, at_ns, detail));
         }
@@ -192,6 +197,7 @@ impl Fold {
             detail: detail.chars().take(DETAIL_MAX).collect(),
             losses: Losses::default(),
         };
+        self.told_ns.insert(trouble, now.monotonic_ns);
         let news = news(trouble, Kind::Begin, &open, at_ns, &open.detail);
         state.open.insert(trouble.name().into(), open);
         Some(news)
@@ -216,6 +222,7 @@ impl Fold {
         let surplus = ends.len().saturating_sub(ENDS_MAX);
         ends.drain(..surplus);
         self.clear_ns.remove(&trouble);
+        self.told_ns.remove(&trouble);
         let open = state.open.remove(trouble.name())?;
         Some(news(trouble, Kind::Over, &open, now.wall_ns, &open.detail))
     }

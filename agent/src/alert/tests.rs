@@ -278,6 +278,42 @@ fn a_clock_that_is_set_back_does_not_silence_the_repeats() {
 }
 
 #[test]
+fn a_clock_that_is_set_forward_does_not_bring_a_repeat_before_its_hour() {
+    let mut bench = Bench::new();
+    bench.pass(2, &[Trouble::SpoolHigh]);
+    bench.sample.now.wall_ns += 5 * HOUR * SECOND_NS;
+    bench.pass(HOUR - 10, &[Trouble::SpoolHigh]);
+    assert_eq!(bench.kinds(Trouble::SpoolHigh), [Kind::Begin]);
+    bench.pass(20, &[Trouble::SpoolHigh]);
+    assert_eq!(bench.kinds(Trouble::SpoolHigh), [Kind::Begin, Kind::Repeat]);
+}
+
+#[tokio::test]
+async fn every_mail_of_each_trouble_that_began_and_ended_while_the_topic_was_down_leaves_later_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, topic) = (Outbox::new(dir.path()), Arc::new(Topic::default()));
+    topic.down.store(true, Ordering::Relaxed);
+    let mut expected = Vec::new();
+    for trouble in Trouble::ALL {
+        let mut bench = Bench::new();
+        bench.pass(MINUTE, &[]);
+        bench.pass(onset(trouble) + HOUR + 10, &[trouble]);
+        bench.pass(HOUR, &[]);
+        let mails: Vec<_> = bench.of(trouble).into_iter().map(|news| Mail::of(news, &Place::default())).collect();
+        assert_eq!(bench.kinds(trouble), [Kind::Begin, Kind::Repeat, Kind::Over], "{trouble:?}");
+        expected.extend(mails.iter().map(|mail| mail.subject.clone()));
+        outbox.open().unwrap().file(State::default(), mails).unwrap();
+        let mut sender = Sender::new(outbox.clone(), topic.clone(), desk::Unsaved::default());
+        assert!(matches!(sender.step().await, sender::Step::Failed(_)), "{trouble:?}");
+    }
+    topic.down.store(false, Ordering::Relaxed);
+    let mut sender = Sender::new(outbox.clone(), topic.clone(), desk::Unsaved::default());
+    while sender.step().await == sender::Step::Sent {}
+    assert_eq!(topic.subjects(), expected);
+    assert_eq!(outbox.open().unwrap().waiting().unwrap(), 0);
+}
+
+#[test]
 fn a_time_server_that_falls_silent_is_a_trouble_after_five_minutes_and_one_that_never_spoke_only_where_one_is_expected() {
     let silent = |expected_ns: u64, answered: bool, seconds: u64| {
         let mut bench = Bench::new();
