@@ -106,7 +106,7 @@ async fn a_topic_that_is_not_there_is_said_with_what_to_do_and_the_mail_waits() 
     }
     // Somebody makes it: what waited is sent with the next mail, before it.
     let (arn, client) = topic(&moto).await;
-    client.subscribe().topic_arn(&arn).protocol("sqs").endpoint(format!("arn:aws:sqs:{REGION}:123456789012:q")).send().await.unwrap();
+    client.subscribe().topic_arn(&arn).protocol("email").endpoint("people@example.net").send().await.unwrap();
     let sns = Arc::new(Sns::with_config(&arn, shared(&moto)));
     alert::test(&self::settings(&arn, dir.path()), &place("i-1"), sns).await.unwrap();
     let subjects: Vec<_> = moto.published(&arn).into_iter().map(|(subject, _)| subject).collect();

@@ -130,8 +130,8 @@ pub struct Fold {
     instance: String,
     /// Since when each open trouble has been clear, monotonic.
     clear_ns: BTreeMap<Trouble, u64>,
-    /// When each was last told, monotonic: a wall clock that steps forward does not bring the next repeat.
-    told_ns: BTreeMap<Trouble, u64>,
+    /// When each may be repeated, monotonic: a wall clock that steps forward does not bring the next repeat.
+    due_ns: BTreeMap<Trouble, u64>,
     losses: Losses,
     kept_ns: u64,
 }
@@ -140,7 +140,7 @@ impl Fold {
     /// One that has seen nothing; `losses` is what was lost before, which belongs to no trouble.
     #[must_use]
     pub fn new(limits: Limits, repeat: Duration, instance: &str, losses: Losses) -> Self {
-        Self { limits, repeat, instance: instance.into(), clear_ns: BTreeMap::new(), told_ns: BTreeMap::new(), losses, kept_ns: 0 }
+        Self { limits, repeat, instance: instance.into(), clear_ns: BTreeMap::new(), due_ns: BTreeMap::new(), losses, kept_ns: 0 }
     }
 
     /// Brings `state` up to date and gives what to mail, and whether the state is worth keeping now. Without `room` for mails
@@ -176,14 +176,15 @@ impl Fold {
     fn holds(&mut self, state: &mut State, trouble: Trouble, detail: &str, now: Now, room: bool) -> Option<News> {
         self.clear_ns.remove(&trouble);
         let at_ns = now.wall_ns;
+        let repeat_ns = self.repeat_ns();
         if let Some(open) = state.open.get_mut(trouble.name()) {
             // What an earlier process told, only the wall clock can say.
-            let earlier = || now.monotonic_ns.saturating_sub(at_ns.saturating_sub(open.told_ns));
-            let told_ns = *self.told_ns.entry(trouble).or_insert_with(earlier);
-            if Duration::from_nanos(now.monotonic_ns.saturating_sub(told_ns)) < self.repeat || !room {
+            let left_ns = repeat_ns.saturating_sub(at_ns.saturating_sub(open.told_ns));
+            let due_ns = *self.due_ns.entry(trouble).or_insert_with(|| now.monotonic_ns.saturating_add(left_ns));
+            if now.monotonic_ns < due_ns || !room {
                 return None;
             }
-            self.told_ns.insert(trouble, now.monotonic_ns);
+            self.due_ns.insert(trouble, now.monotonic_ns.saturating_add(repeat_ns));
             open.told_ns = at_ns;
             return Some(news(trouble, Kind::Repeat, open, at_ns, detail));
         }
@@ -197,7 +198,7 @@ impl Fold {
             detail: detail.chars().take(DETAIL_MAX).collect(),
             losses: Losses::default(),
         };
-        self.told_ns.insert(trouble, now.monotonic_ns);
+        self.due_ns.insert(trouble, now.monotonic_ns.saturating_add(repeat_ns));
         let news = news(trouble, Kind::Begin, &open, at_ns, &open.detail);
         state.open.insert(trouble.name().into(), open);
         Some(news)
@@ -207,9 +208,9 @@ impl Fold {
         if !state.open.contains_key(trouble.name()) {
             return None;
         }
+        let repeat_ns = self.repeat_ns();
         let since = *self.clear_ns.entry(trouble).or_insert(now.monotonic_ns);
         let ends = state.ended.entry(trouble.name().into()).or_default();
-        let repeat_ns = u64::try_from(self.repeat.as_nanos()).unwrap_or(u64::MAX);
         ends.retain(|at| now.wall_ns.saturating_sub(*at) < repeat_ns);
         // Each end within the time of a repeat doubles the wait for the next one: what comes and goes for long is one trouble.
         let base = self.limits.steady(trouble);
@@ -222,9 +223,13 @@ impl Fold {
         let surplus = ends.len().saturating_sub(ENDS_MAX);
         ends.drain(..surplus);
         self.clear_ns.remove(&trouble);
-        self.told_ns.remove(&trouble);
+        self.due_ns.remove(&trouble);
         let open = state.open.remove(trouble.name())?;
         Some(news(trouble, Kind::Over, &open, now.wall_ns, &open.detail))
+    }
+
+    fn repeat_ns(&self) -> u64 {
+        u64::try_from(self.repeat.as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Readable, and never given twice: a trouble does not begin twice within a second on one instance.

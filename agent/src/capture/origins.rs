@@ -1,14 +1,18 @@
 //! In: origins as frames bring them. Out: small numbers for them, the same number each time.
-//! Never: more than [`ORIGINS_MAX`] (VNIs and addresses are the sender's to choose, memory is ours).
+//! Never: more than [`ORIGINS_MAX`] (VNIs and addresses are the sender's to choose, memory is ours); blind for good when there were.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Direction;
+use crate::host::clock::SECOND_NS;
 use crate::wire::{Link, Origin, Via};
 
 /// The most origins one thread tells apart; frames of further ones are written under [`OTHER`].
 pub const ORIGINS_MAX: usize = 16_384;
+
+/// Whoever makes up origins takes the places of the true ones for at most this long.
+const KEPT_NS: u64 = 10 * SECOND_NS;
 
 /// What stands for all origins beyond [`ORIGINS_MAX`].
 pub const OTHER: Origin = Origin { via: Via::Other, vni: None, source: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
@@ -20,9 +24,25 @@ pub struct Origins {
     macs: Vec<Option<[u8; 6]>>,
     /// Neighbouring frames mostly share their origin.
     last: Option<(Origin, u32)>,
+    /// Stamp of the frame that began the numbering anew.
+    since_ns: u64,
 }
 
 impl Origins {
+    /// Begins anew, at zero, when all places are taken and have been for a while. To be called between batches: within one a number
+    /// stands for one origin. `time_ns`: the next frame's stamp.
+    pub fn renew(&mut self, time_ns: u64) {
+        // Either way: the clock may have been set back.
+        if self.numbers.len() < ORIGINS_MAX || time_ns.abs_diff(self.since_ns) < KEPT_NS {
+            return;
+        }
+        // Both keep their memory.
+        self.numbers.clear();
+        self.macs.clear();
+        self.last = None;
+        self.since_ns = time_ns;
+    }
+
     /// The number of an origin; `new` hears of it the first time.
     pub fn number(&mut self, origin: Origin, mut new: impl FnMut(u32, Origin)) -> u32 {
         if let Some((last, number)) = self.last
@@ -80,4 +100,42 @@ fn sender_and_source(inner: &[u8]) -> Option<([u8; 6], Option<IpAddr>)> {
         _ => None,
     };
     Some((sender, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 1_795_306_500 * SECOND_NS;
+
+    fn origin(vni: u32) -> Origin {
+        Origin { via: Via::Direct, vni: Some(vni), source: [10, 0, 0, 1].into() }
+    }
+
+    #[test]
+    fn made_up_origins_hide_a_true_one_for_ten_seconds_and_not_for_good() {
+        let mut origins = Origins::default();
+        origins.renew(START);
+        let made_up = ORIGINS_MAX as u32;
+        for vni in 0..made_up + 100 {
+            origins.number(origin(vni), |_, _| {});
+        }
+        let other = origins.number(OTHER, |_, _| {});
+        let ours = origin(1 << 23);
+        assert_eq!(origins.number(ours, |_, _| {}), other, "all places are taken");
+        // The first renewal begins the count of the ten seconds.
+        let mut first = 0;
+        origins.renew(START + KEPT_NS);
+        let number = origins.number(ours, |_, _| first += 1);
+        assert_eq!((number, first), (0, 1), "it is told of anew");
+        for vni in 0..2 * made_up {
+            origins.number(origin(vni), |number, _| assert!(number <= made_up, "memory has a bound"));
+        }
+        origins.renew(START + KEPT_NS + KEPT_NS - 1);
+        assert_eq!(origins.number(ours, |_, _| first += 1), 0, "within ten seconds a number stays");
+        assert_eq!(first, 1);
+        // A clock that was set back does not put it off.
+        origins.renew(START - KEPT_NS);
+        assert_eq!(origins.number(origin(5), |_, _| {}), 0);
+    }
 }

@@ -263,6 +263,9 @@ impl Judge {
         let mut last_ns = 0;
         let mut ordered = true;
         bytes.for_each_frame(|frame| {
+            if items.is_empty() {
+                self.origins.renew(frame.time_ns);
+            }
             ordered &= frame.time_ns >= last_ns;
             last_ns = frame.time_ns;
             items.push(self.item(&frame, new_origins));

@@ -18,6 +18,7 @@ use super::segment::{Entry, Segment};
 use super::window::Window;
 use super::{Compression, Facts, Format, Precision, SegmentNumber, Settings, Spool, pcapng};
 use crate::capture::merge::Merge;
+use crate::capture::origins::{ORIGINS_MAX, OTHER};
 use crate::capture::worker::Shared;
 use crate::capture::{Batch, Direction, Event, Gap, Item, What};
 use crate::host::clock::{Clock, Now, SECOND_NS, Synchrony};
@@ -51,7 +52,61 @@ struct Slot {
     /// Whether a segment of this window has been closed (by size).
     split: bool,
     account: Account,
+    origins: Origins,
     segment: Option<Open>,
+}
+
+impl Slot {
+    fn new(window: Window, steady: bool) -> Self {
+        Self { window, steady, split: false, account: Account::default(), origins: Origins::default(), segment: None }
+    }
+}
+
+/// The origins of one window, by number. They go with it: whoever makes up origins does not fill the memory.
+#[derive(Default)]
+struct Origins {
+    numbers: HashMap<Origin, u32>,
+    list: Vec<Origin>,
+    /// By thread: the thread's number of an origin to the window's; [`UNKNOWN`]: not asked yet.
+    translation: Vec<Vec<u32>>,
+}
+
+const UNKNOWN: u32 = u32::MAX;
+
+impl Origins {
+    /// The window's number of what `thread` calls `number`; `origin` finds it the first time. Never more than [`ORIGINS_MAX`] and
+    /// the one that stands for the rest.
+    fn number(&mut self, thread: usize, number: u32, origin: impl FnOnce() -> Origin) -> u32 {
+        let place = number as usize;
+        if let Some(&known) = self.translation.get(thread).and_then(|t| t.get(place)).filter(|known| **known != UNKNOWN) {
+            return known;
+        }
+        let origin = origin();
+        let full = self.numbers.len() >= ORIGINS_MAX && !self.numbers.contains_key(&origin);
+        let origin = if full { OTHER } else { origin };
+        let list = &mut self.list;
+        let ours = *self.numbers.entry(origin).or_insert_with(|| {
+            list.push(origin);
+            list.len() as u32 - 1
+        });
+        if self.translation.len() <= thread {
+            self.translation.resize(thread + 1, Vec::new());
+        }
+        if let Some(translation) = self.translation.get_mut(thread) {
+            if translation.len() <= place {
+                translation.resize(place + 1, UNKNOWN);
+            }
+            translation.get_mut(place).into_iter().for_each(|known| *known = ours);
+        }
+        ours
+    }
+
+    /// A thread gives a number to another origin from now on.
+    fn forget(&mut self, thread: usize, number: u32) {
+        if let Some(known) = self.translation.get_mut(thread).and_then(|t| t.get_mut(number as usize)) {
+            *known = UNKNOWN;
+        }
+    }
 }
 
 /// A segment and what its manifest says from the beginning.
@@ -101,10 +156,8 @@ pub struct Recorder<S, C> {
     previous: Option<Slot>,
     quarantine: Option<Open>,
     allowance: Allowance,
-    origins: HashMap<Origin, u32>,
-    origin_list: Vec<Origin>,
-    /// By thread: the thread's number of an origin to ours.
-    translation: Vec<Vec<u32>>,
+    /// By thread: origins by the thread's numbers.
+    origins: Vec<Vec<Origin>>,
     now: Now,
     steps: u64,
     newest_ns: u64,
@@ -132,9 +185,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             current: None,
             previous: None,
             quarantine: None,
-            origins: HashMap::new(),
-            origin_list: Vec::new(),
-            translation: vec![Vec::new(); threads],
+            origins: vec![Vec::new(); threads],
             now,
             steps: 0,
             newest_ns: 0,
@@ -192,7 +243,6 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         match event {
             Event::Batch(batch) => {
                 batch.bytes.begin();
-                self.learn(&batch);
                 if let Err(batch) = merge.push(batch, self.clock.now().monotonic_ns)
                     && let Some(back) = spent.get(batch.thread)
                 {
@@ -218,21 +268,19 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         }
     }
 
-    /// Gives the origins that a thread met for the first time their numbers here.
+    /// Learns the numbers that a thread gives to origins from this batch on.
     fn learn(&mut self, batch: &Batch) {
-        let Some(translation) = self.translation.get_mut(batch.thread) else { return };
+        let Some(origins) = self.origins.get_mut(batch.thread) else { return };
         for &(number, origin) in &batch.new_origins {
-            let list = &mut self.origin_list;
-            let ours = *self.origins.entry(origin).or_insert_with(|| {
-                list.push(origin);
-                list.len() as u32 - 1
-            });
-            let number = number as usize;
-            if translation.len() <= number {
-                translation.resize(number + 1, ours);
+            for slot in [&mut self.previous, &mut self.current].into_iter().flatten() {
+                slot.origins.forget(batch.thread, number);
             }
-            if let Some(place) = translation.get_mut(number) {
-                *place = ours;
+            let number = number as usize;
+            if origins.len() <= number {
+                origins.resize(number + 1, origin);
+            }
+            if let Some(place) = origins.get_mut(number) {
+                *place = origin;
             }
         }
     }
@@ -259,6 +307,10 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
 
     /// Writes, keeps or counts one frame.
     fn record(&mut self, batch: &Batch, item: &Item) {
+        // Not when it came: batches before it, which still wait, bear the numbers of before.
+        if batch.items.first().is_some_and(|first| std::ptr::eq(first, item)) {
+            self.learn(batch);
+        }
         self.newest_ns = self.newest_ns.max(item.time_ns);
         let (late, in_previous) = self.place(item.time_ns);
         match item.what {
@@ -279,7 +331,6 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
                 if !self.spool.has_room() {
                     return self.drop(in_previous, Drop::SpoolFull);
                 }
-                let origin = self.translation.get(batch.thread).and_then(|t| t.get(origin as usize)).copied().unwrap_or_default();
                 let entry = Entry {
                     time_ns: item.time_ns,
                     bytes: batch.bytes_of(item),
@@ -294,7 +345,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
                 self.written.missing_gwlb_options += u64::from(notes.missing_gwlb_options);
                 self.written.repeated_option += u64::from(notes.repeated_option);
                 self.written.runt += u64::from(notes.runt);
-                self.write(in_previous, late, entry, origin);
+                self.write(in_previous, late, entry, (batch.thread, origin));
             }
         }
     }
@@ -333,7 +384,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         self.close_previous();
         let steady = self.current.is_some();
         self.previous = self.current.take();
-        self.current = Some(Slot { window, steady, split: false, account: Account::default(), segment: None });
+        self.current = Some(Slot::new(window, steady));
     }
 
     fn current_slot(&mut self) -> &mut Slot {
@@ -344,19 +395,21 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         let length_ns = self.settings.rotate_seconds.saturating_mul(SECOND_NS);
         let window = Window::of(self.now.wall_ns, length_ns);
         let slot = if previous { &mut self.previous } else { &mut self.current };
-        slot.get_or_insert_with(|| Slot { window, steady: false, split: false, account: Account::default(), segment: None })
+        slot.get_or_insert_with(|| Slot::new(window, false))
     }
 
-    fn write(&mut self, in_previous: bool, late: bool, mut entry: Entry<'_>, origin: u32) {
+    fn write(&mut self, in_previous: bool, late: bool, mut entry: Entry<'_>, (thread, number): (usize, u32)) {
         let bytes = entry.bytes.len() as u64;
         self.make_segment_ready(in_previous, entry.time_ns, bytes);
         let slot = if in_previous { &mut self.previous } else { &mut self.current };
-        let Some(Slot { account, segment: Some(open), .. }) = slot else { return };
+        let Some(Slot { account, origins, segment: Some(open), .. }) = slot else { return };
+        let known = || self.origins.get(thread).and_then(|of| of.get(number as usize)).copied().unwrap_or(OTHER);
+        let origin = origins.number(thread, number, known);
         let place = origin as usize;
         if open.interfaces.len() <= place {
             open.interfaces.resize(place + 1, u32::MAX);
         }
-        if let (Some(interface), Some(origin)) = (open.interfaces.get_mut(place), self.origin_list.get(place)) {
+        if let (Some(interface), Some(origin)) = (open.interfaces.get_mut(place), origins.list.get(place)) {
             if *interface == u32::MAX {
                 *interface = open.segment.origin(origin, &mut self.spool);
             }
@@ -490,7 +543,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             if now_ns.saturating_sub(open.drafted_ns) >= DRAFT_EVERY_NS {
                 open.drafted_ns = now_ns;
                 let mut facts = open.facts.clone();
-                slot.account.tell(&mut facts, &self.origin_list);
+                slot.account.tell(&mut facts, &slot.origins.list);
                 self.spool.draft(open.segment.number(), facts);
             }
         }
@@ -540,7 +593,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             return;
         }
         let mut facts = self.facts(Kind::Idle, slot.window, slot.window.start_ns);
-        slot.account.tell(&mut facts, &self.origin_list);
+        slot.account.tell(&mut facts, &slot.origins.list);
         facts.losses = losses;
         facts.clock = self.clock_facts(stepped);
         self.spool.idle(facts);
@@ -549,7 +602,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     fn close_segment(&mut self, slot: &mut Slot, stepped: bool) {
         let Some(Open { segment, mut facts, interfaces, .. }) = slot.segment.take() else { return };
         let account = std::mem::take(&mut slot.account);
-        account.tell(&mut facts, &self.origin_list);
+        account.tell(&mut facts, &slot.origins.list);
         facts.losses = self.losses();
         facts.clock = self.clock_facts(stepped);
         let statistics =

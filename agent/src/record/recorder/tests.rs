@@ -181,6 +181,59 @@ fn a_window_closes_without_a_packet_and_after_its_stragglers() {
     assert_eq!(rig.recorder.shared.counters.frames_late.get(), 0);
 }
 
+fn frame_of(number: u32, vni: Option<u32>, time_ns: u64) -> Batch {
+    let what = What::Inner { link: Link::Ethernet, notes: Notes::default(), direction: Direction::Inbound, origin: number };
+    let new_origins = vni.map(|vni| (number, origin(vni))).into_iter().collect();
+    Batch { new_origins, ..batch(time_ns, b"x", what) }
+}
+
+#[test]
+fn a_number_that_a_thread_gives_to_another_origin_means_that_from_this_batch_on() {
+    let mut rig = rig(settings(), 1);
+    for (number, vni) in [(0, Some(7)), (1, Some(8)), (0, None), (0, Some(9)), (0, None), (1, Some(7))] {
+        rig.round(Some(frame_of(number, vni, START + SECOND_NS)));
+    }
+    // Batches that wait for other threads are not renamed by one that has come after them.
+    let (mut merge, mut events) = (Merge::new(1, 16), Vec::new());
+    for (number, vni) in [(0, None), (0, Some(8))] {
+        rig.recorder.take(Event::Batch(frame_of(number, vni, START + SECOND_NS)), &mut merge, &[], &mut events);
+    }
+    merge.end(0);
+    merge.drain(0, true, |batch, item| rig.recorder.record(batch, item), std::mem::drop);
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    let counted: Vec<_> = kept.closed[0].0.origins.iter().map(|of| (of.vni.unwrap(), of.frames)).collect();
+    assert_eq!(counted, [(7, 3), (8, 2), (9, 3)]);
+}
+
+#[test]
+fn made_up_origins_fill_one_window_and_the_next_tells_the_true_ones_apart_again() {
+    let mut rig = rig(settings(), 2);
+    let mut all = frame_of(0, Some(0), START + SECOND_NS);
+    // Two threads, each with as many as it may have.
+    for thread in 0..2 {
+        all.thread = thread;
+        all.new_origins = (0..=ORIGINS_MAX as u32).map(|n| (n, origin(n + 100_000 * thread as u32))).collect();
+        rig.round(Some(std::mem::take(&mut all)));
+        for number in 0..=ORIGINS_MAX as u32 {
+            let mut next = frame_of(number, None, START + SECOND_NS);
+            next.thread = thread;
+            rig.recorder.record(&next, &next.items[0]);
+        }
+        all = frame_of(0, None, START + SECOND_NS);
+    }
+    rig.clock.forward(WINDOW);
+    let mut ours = frame_of(7, Some(4_000_000), START + WINDOW + SECOND_NS);
+    ours.thread = 1;
+    rig.round(Some(ours));
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    let [first, second] = [&kept.closed[0].0, &kept.closed[1].0];
+    assert_eq!(first.origins.len(), ORIGINS_MAX + 1, "and the one that stands for the rest");
+    assert_eq!(first.origins.iter().map(|of| of.frames).sum::<u64>(), first.frames);
+    assert_eq!(second.origins.iter().map(|of| of.vni).collect::<Vec<_>>(), [Some(4_000_000)]);
+}
+
 #[test]
 fn a_frame_whose_window_has_closed_goes_to_the_open_segment_and_is_counted_late() {
     let mut rig = rig(settings(), 1);
@@ -389,7 +442,7 @@ fn every_buffer_of_a_closed_segment_comes_back_to_the_spool() {
 
 #[test]
 fn statistics_end_a_pcapng_also_when_its_last_frame_was_flushed_long_before() {
-    for (origins, wait_ns) in [(1, SECOND_NS), (20_000, SECOND_NS), (20_000, 0)] {
+    for (origins, wait_ns) in [(1, SECOND_NS), (ORIGINS_MAX as u32, SECOND_NS), (ORIGINS_MAX as u32, 0)] {
         let spool = pcapng_of_many_origins(Compression::None, origins, wait_ns);
         let kept = spool.0.lock().unwrap();
         let statistics = blocks(&kept.closed[0].1).iter().filter(|&&kind| kind == 5).count();
@@ -399,7 +452,7 @@ fn statistics_end_a_pcapng_also_when_its_last_frame_was_flushed_long_before() {
 
 #[test]
 fn each_chunk_of_a_compressed_file_holds_whole_blocks_also_when_origins_are_declared_in_between() {
-    let spool = pcapng_of_many_origins(Compression::Zstd, 20_000, 0);
+    let spool = pcapng_of_many_origins(Compression::Zstd, ORIGINS_MAX as u32, 0);
     let kept = spool.0.lock().unwrap();
     let mut file = kept.closed[0].1.as_slice();
     assert!(kept.chunks.len() > 2);
