@@ -199,7 +199,7 @@ fn a_number_that_a_thread_gives_to_another_origin_means_that_from_this_batch_on(
         rig.recorder.take(Event::Batch(frame_of(number, vni, START + SECOND_NS)), &mut merge, &[], &mut events);
     }
     merge.end(0);
-    merge.drain(0, true, |batch, item| rig.recorder.record(batch, item), std::mem::drop);
+    merge.drain(0, true, |batch, item| rig.recorder.record(batch, item), drop);
     rig.recorder.close_all(false);
     let kept = rig.spool.0.lock().unwrap();
     let counted: Vec<_> = kept.closed[0].0.origins.iter().map(|of| (of.vni.unwrap(), of.frames)).collect();
