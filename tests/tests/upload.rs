@@ -21,7 +21,7 @@ use tapfleet::spool::journal::{self, Journal, Open, Part};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
 use tapfleet::upload::store::{Begun, Body, Class, Error, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
-use tapfleet::upload::{self, S3, Settings, checksum};
+use tapfleet::upload::{self, Reserved, S3, Settings, checksum};
 use tapfleet_tests::localstack::{CREDENTIALS, LocalStack, REGION, make_bucket};
 use tokio::sync::watch;
 
@@ -70,7 +70,9 @@ impl Bench {
             storage_class: Some("STANDARD_IA".into()),
             kms_key: None,
             expected_bucket_owner: None,
+            instance: None,
             look_every: Duration::from_millis(50),
+            create_spread: Duration::ZERO,
         }
     }
 
@@ -365,7 +367,7 @@ impl Running {
     fn start_to(bench: &Bench, store: Arc<Watched>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (settings, folder, counters) = (bench.settings(), bench.folder(), bench.counters.clone());
-        Self(tokio::spawn(upload::run(settings, folder, counters, store, stopped)), stop)
+        Self(tokio::spawn(upload::run(settings, folder, counters, store, Reserved::default(), stopped)), stop)
     }
 
     /// Asks it to stop, and sees it do so soon.

@@ -7,12 +7,11 @@
 use std::error::Error as StdError;
 use std::time::{Duration, Instant};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::SdkConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
-use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition, TokenBucket};
-use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_s3::config::{Config, ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, Length, SdkBody};
@@ -20,28 +19,21 @@ use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass,
 };
 use http_body_util::Limited;
-use tokio::sync::Mutex;
 
 use super::Settings;
 use super::checksum::{from_base64, to_base64};
 use super::plan::{self, PARTS_MAX};
 use super::store::{Begun, Body, Class, Error, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
+use crate::aws::{Door, Heard, Source, causes, timeouts};
 use crate::record::Stamp;
 use crate::spool::journal::Part;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 /// S3 may take minutes to put many parts together, and keeps the connection open meanwhile.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A part gets this long, and a second more for each [`SLOWEST_BYTES_PER_SECOND`] of it.
 const PART_TIMEOUT: Duration = Duration::from_secs(20);
 const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
-
-/// Attempts of the SDK within one call; beyond that the uploader's own loop tries again.
-const ATTEMPTS: u32 = 3;
-
-/// After this long without an answer the client is made anew: dead connections and old addresses go with it.
-const RENEW_AFTER: Duration = Duration::from_secs(300);
 
 /// Bytes read at once from the file of a part.
 const READ_BYTES: usize = 256 << 10;
@@ -59,16 +51,7 @@ const CAPTURE_ID: &str = "capture-id";
 #[derive(Debug)]
 pub struct S3 {
     settings: Settings,
-    /// Credentials, region and endpoint that were handed over; else they are looked for with each new client.
-    shared: Option<SdkConfig>,
-    door: Mutex<Door>,
-}
-
-#[derive(Debug)]
-struct Door {
-    client: Option<Client>,
-    /// When anything was last heard from the other side.
-    heard: Instant,
+    door: Door<Client>,
 }
 
 impl S3 {
@@ -76,55 +59,48 @@ impl S3 {
     /// them. Asks nobody yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, shared: None, door: Mutex::new(Door { client: None, heard: Instant::now() }) }
+        let source = Source::Environment { region: settings.region.clone(), endpoint_url: settings.endpoint_url.clone() };
+        Self { settings, door: Door::new(source, timeouts(CONTROL_TIMEOUT)) }
     }
 
     /// A store that takes credentials, region and endpoint from `shared` and not from the environment; timeouts and retries stay
     /// its own.
     #[must_use]
     pub fn with_config(settings: Settings, shared: SdkConfig) -> Self {
-        Self { shared: Some(shared), ..Self::new(settings) }
+        Self { settings, door: Door::new(Source::Given(shared), timeouts(CONTROL_TIMEOUT)) }
     }
 
     async fn client(&self, act: &'static str, place: &Place) -> Result<Client, Error> {
-        let mut door = self.door.lock().await;
-        if let Some(client) = &door.client {
-            return Ok(client.clone());
-        }
-        let shared = match &self.shared {
-            Some(shared) => shared.clone(),
-            None => look_around(&self.settings).await,
-        };
-        let client = client(&shared).map_err(|cause| unanswered(act, place, cause))?;
-        door.client = Some(client.clone());
-        Ok(client)
+        self.door.client(client).await.map_err(|cause| unanswered(act, place, cause))
     }
 
-    /// Gives a failure its act, its place and its class, and makes room for a new client when the old one seems useless.
+    /// Gives a failure its act, its place and its class.
     async fn judge<T, E>(&self, act: &'static str, place: &Place, sent: Result<T, SdkError<E, HttpResponse>>) -> Result<T, Error>
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
-        let mut door = self.door.lock().await;
         let error = match sent {
             Ok(done) => {
-                door.heard = Instant::now();
+                self.door.note(Heard::Answer, Instant::now()).await;
                 return Ok(done);
             }
             Err(error) => error,
         };
         let code = error.code().unwrap_or_default().to_owned();
         let status = error.raw_response().map(|response| response.status().as_u16());
-        if status.is_some() {
-            door.heard = Instant::now();
-        }
-        // Temporary credentials have expired (HEAD only says 400): a new client asks for new ones.
-        let expired = matches!(code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidToken");
-        if expired || (code.is_empty() && status == Some(400)) || door.heard.elapsed() > RENEW_AFTER {
-            door.client = None;
-            door.heard = Instant::now();
-        }
-        Err(Error { class: classify(&code, status, place), act, place: place.clone(), cause: describe(&code, status, &error) })
+        let cause = describe(&code, status, &error);
+        let class = match classify(&code, status, place) {
+            // Each error of the SDK's providers of credentials has the word.
+            Class::Transient if status.is_none() && cause.contains("credential") => Class::Credentials,
+            class => class,
+        };
+        let heard = match (class, status) {
+            (Class::Credentials, _) => Heard::CredentialsRefused,
+            (_, Some(_)) => Heard::Answer,
+            (_, None) => Heard::Nothing,
+        };
+        self.door.note(heard, Instant::now()).await;
+        Err(Error { class, act, place: place.clone(), cause })
     }
 
     fn owner(&self) -> Option<String> {
@@ -137,20 +113,6 @@ impl S3 {
     }
 }
 
-/// Credentials, and region and endpoint unless set, from where the AWS tools take them.
-async fn look_around(settings: &Settings) -> SdkConfig {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
-    if let Some(region) = &settings.region {
-        loader = loader.region(Region::new(region.clone()));
-    }
-    if let Some(url) = &settings.endpoint_url {
-        loader = loader.endpoint_url(url);
-    }
-    loader.load().await
-}
-
-/// A client with timeouts and retries of our own: with the SDK's defaults an endpoint that takes a part and never answers is
-/// waited for without end, and after a few failing calls the retry quota is used up and every later call is tried once.
 fn client(shared: &SdkConfig) -> Result<Client, &'static str> {
     if shared.region().is_none() {
         return Err("the region is not known: set s3.region or AWS_REGION, or let the instance metadata be reached");
@@ -158,8 +120,6 @@ fn client(shared: &SdkConfig) -> Result<Client, &'static str> {
     // Other endpoints than AWS's own have no DNS name per bucket.
     let path_style = shared.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
     let config = aws_sdk_s3::config::Builder::from(shared)
-        .timeout_config(timeouts(CONTROL_TIMEOUT))
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .retry_partition(RetryPartition::custom("tapfleet-upload").token_bucket(TokenBucket::unlimited()).build())
         .force_path_style(path_style)
         .interceptor(Bounded);
@@ -185,11 +145,6 @@ impl Intercept for Bounded {
         *body = SdkBody::from_body_1_x(Limited::new(std::mem::replace(body, SdkBody::taken()), ANSWER_BYTES_MAX));
         Ok(())
     }
-}
-
-/// Timeouts of one attempt. The read timeout counts from the beginning of the request, so it must allow for sending it.
-fn timeouts(attempt: Duration) -> TimeoutConfig {
-    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(attempt).operation_attempt_timeout(attempt).build()
 }
 
 fn within(attempt: Duration) -> aws_sdk_s3::config::Builder {
@@ -218,9 +173,12 @@ fn classify(code: &str, status: Option<u16>, place: &Place) -> Class {
             Class::Throttled
         }
         _ => match status {
+            // An answer to HEAD has no words; this is how it says that the token has expired.
+            Some(400) if code.is_empty() => Class::Credentials,
             Some(404) if place.key.is_empty() => Class::NoSuchBucket,
             Some(404) => Class::NotFound,
             Some(401 | 403) => Class::Denied,
+            Some(405 | 501) => Class::Unsupported,
             Some(409) => Class::Conflict,
             Some(412) => Class::PreconditionFailed,
             Some(429 | 503) => Class::Throttled,
@@ -244,13 +202,7 @@ fn describe<E: ProvideErrorMetadata + StdError + 'static>(code: &str, status: Op
     };
     match error.message() {
         Some(message) => say(message),
-        None if status.is_some_and(|status| status < 300) || status.is_none() => {
-            let mut link: Option<&dyn StdError> = Some(error);
-            while let Some(error) = link {
-                say(&error.to_string());
-                link = error.source();
-            }
-        }
+        None if status.is_none_or(|status| status < 300) => say(&causes(error)),
         None => {}
     }
     let header = |name| error.raw_response().and_then(|response| response.headers().get(name));
@@ -407,9 +359,7 @@ impl Store for S3 {
             all.extend(page.uploads.unwrap_or_default().into_iter().filter_map(|begun| {
                 let place = Place { bucket: bucket.into(), key: begun.key? };
                 let initiated = Stamp(u64::try_from(begun.initiated?.as_nanos()).ok()?);
-                // A store that knows no prefixes is not believed either.
-                let below = place.key.starts_with(prefix);
-                below.then_some(Begun { upload: Upload { place, id: begun.upload_id? }, initiated })
+                Some(Begun { upload: Upload { place, id: begun.upload_id? }, initiated })
             }));
             let next = (page.next_key_marker, page.next_upload_id_marker);
             if page.is_truncated != Some(true) || next == marker {
@@ -471,6 +421,7 @@ async fn stream(body: &Body) -> Result<ByteStream, String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use aws_config::{BehaviorVersion, Region};
     use aws_sdk_s3::config::Credentials;
     use axum::extract::RawQuery;
     use axum::response::IntoResponse;
@@ -493,7 +444,9 @@ mod tests {
             storage_class: None,
             kms_key: None,
             expected_bucket_owner: None,
+            instance: None,
             look_every: Duration::from_secs(1),
+            create_spread: Duration::ZERO,
         };
         S3::with_config(settings, shared)
     }
@@ -545,6 +498,8 @@ mod tests {
             ("ConditionalRequestConflict", Some(409), &object, Class::Conflict),
             ("InternalError", Some(200), &object, Class::Transient),
             ("SlowDown", Some(503), &object, Class::Throttled),
+            ("", Some(400), &object, Class::Credentials),
+            ("NotImplemented", Some(501), &object, Class::Unsupported),
             ("", None, &object, Class::Transient),
         ];
         for (code, status, place, class) in rows {
