@@ -29,6 +29,8 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the status is told while anything is unsent, and how long telling it may take.
 const STATUS_EVERY: Duration = Duration::from_secs(60);
+/// The first one waits until something was tried.
+const STATUS_FIRST: Duration = Duration::from_secs(5);
 const STATUS_PATIENCE: Duration = Duration::from_secs(50);
 
 /// How often uploads that nobody knows of are looked for, and how soon again when that failed.
@@ -140,7 +142,7 @@ impl<S: Store> Rounds<S> {
             standings: BTreeMap::new(),
             tries: JoinSet::new(),
             telling: JoinSet::new(),
-            status_due: Instant::now(),
+            status_due: Instant::now() + STATUS_FIRST,
             unsent_told: false,
             told_empty: false,
             said: HashMap::new(),

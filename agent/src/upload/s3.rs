@@ -418,23 +418,32 @@ async fn stream(body: &Body) -> Result<ByteStream, String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
+    use aws_config::meta::credentials::provide_credentials_fn;
+    use aws_config::profile::ProfileFileCredentialsProvider;
     use aws_config::{BehaviorVersion, Region};
     use aws_sdk_s3::config::Credentials;
+    use aws_sdk_s3::config::ProvideCredentials;
     use axum::extract::RawQuery;
+    use axum::http::{HeaderMap, Method, StatusCode};
     use axum::response::IntoResponse;
     use axum::{Router, routing};
+    use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
     /// A store on loopback that answers as `router` does.
     async fn store(router: Router) -> S3 {
+        store_for(router, Credentials::new("t", "t", None, None, "test")).await
+    }
+
+    async fn store_for(router: Router, credentials: impl ProvideCredentials + 'static) -> S3 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async { axum::serve(listener, router).await });
-        let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(Credentials::new("t", "t", None, None, "test"));
+        let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(credentials);
         let shared = loader.region(Region::new("eu-north-1")).endpoint_url(endpoint).load().await;
         let settings = Settings {
             bucket: "b".into(),
@@ -480,6 +489,57 @@ mod tests {
         let error = store.head(&place()).await.unwrap_err();
         assert_eq!(error.class, Class::Transient, "{error}");
         assert!(error.to_string().contains("ETag"), "{error}");
+    }
+
+    /// Gives other credentials each time it is asked.
+    fn ever_new() -> impl ProvideCredentials + 'static {
+        let next = AtomicU32::new(0);
+        provide_credentials_fn(move || {
+            let nth = next.fetch_add(1, Ordering::Relaxed);
+            async move { Ok(Credentials::new(format!("KEY{nth}"), "t", None, None, "test")) }
+        })
+    }
+
+    #[tokio::test]
+    async fn credentials_that_are_refused_are_named_and_new_ones_are_there_with_the_next_call() {
+        // HEAD has no words; the listing says why.
+        let answer = async |method: Method, headers: HeaderMap| {
+            let old = headers["authorization"].to_str().unwrap().contains("KEY0/");
+            let words = if old { "<Error><Code>ExpiredToken</Code><Message>old</Message></Error>" } else { "<ListPartsResult/>" };
+            let status = if old { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+            (status, if method == Method::HEAD { "" } else { words })
+        };
+        let upload = Upload { place: place(), id: "u".into() };
+        let store = store_for(Router::new().fallback(answer), ever_new()).await;
+        assert_eq!(store.list_parts(&upload).await.unwrap_err().class, Class::Credentials);
+        assert_eq!(store.list_parts(&upload).await.unwrap(), []);
+        let store = store_for(Router::new().fallback(answer), ever_new()).await;
+        assert_eq!(store.head(&place()).await.unwrap_err().class, Class::Credentials);
+        assert_eq!(store.list_parts(&upload).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn credentials_that_cannot_be_had_are_named() {
+        let store = store_for(Router::new(), ProfileFileCredentialsProvider::builder().profile_name("nobody").build()).await;
+        let error = store.head(&place()).await.unwrap_err();
+        assert_eq!(error.class, Class::Credentials, "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_list_of_uploads_that_never_ends_is_not_followed_for_ever() {
+        let page = async |RawQuery(query): RawQuery| {
+            let query = query.unwrap_or_default();
+            let marker = query.split('&').find_map(|pair| pair.strip_prefix("key-marker="));
+            let marker = marker.map_or(1, |marker| marker.parse::<u64>().unwrap() + 1);
+            format!(
+                "<ListMultipartUploadsResult><NextKeyMarker>{marker}</NextKeyMarker><IsTruncated>true</IsTruncated>\
+                 <Upload><Key>k{marker}</Key><UploadId>u</UploadId><Initiated>2026-11-22T00:15:00Z</Initiated></Upload>\
+                 <Upload><Key>timeless</Key><UploadId>u</UploadId></Upload></ListMultipartUploadsResult>"
+            )
+        };
+        let store = store(Router::new().fallback(page)).await;
+        let listed = timeout(Duration::from_secs(20), store.list_uploads("b", "k")).await.unwrap().unwrap();
+        assert_eq!((listed.len(), listed.first().unwrap().initiated), (UPLOAD_PAGES_MAX, Stamp(1_795_306_500_000_000_000)));
     }
 
     #[test]
