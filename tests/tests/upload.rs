@@ -28,6 +28,8 @@ use tokio::sync::watch;
 
 const MIB: usize = 1 << 20;
 const INSTANCE: &str = "i-0123456789abcdef0";
+/// Who wrote the fixtures.
+const V1_INSTANCE: &str = "i-v1";
 /// 2026-11-22T00:15:00Z.
 const WINDOW: Stamp = Stamp(1_795_306_500_000_000_000);
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -161,7 +163,8 @@ impl Bench {
 }
 
 fn manifest_key(id: &str) -> String {
-    format!("manifest/dt=2026-11-22/{INSTANCE}/2026-11-22-00-15-{id}.json")
+    let instance = if id.starts_with("v1-") { V1_INSTANCE } else { INSTANCE };
+    format!("manifest/dt=2026-11-22/{instance}/2026-11-22-00-15-{id}.json")
 }
 
 fn key() -> String {
@@ -886,7 +889,8 @@ async fn the_status_object_says_what_is_unsent_and_then_that_nothing_is() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let status = told(|status| status.segments == 2 && status.poison == 1 && status.unsent.iter().any(|unsent| unsent.parts_sent > 0)).await;
+    let status =
+        told(|status| status.segments == 2 && status.poison == 1 && status.unsent.iter().any(|unsent| unsent.parts_sent > 0)).await;
     assert_eq!((status.schema.as_str(), status.instance.as_str(), status.poison), ("tapfleet.status/1", INSTANCE, 1));
     let [poison, other] = &status.unsent[..] else { panic!("{status:?}") };
     assert_eq!((poison.capture_id.as_str(), poison.bytes, poison.poison), (damaged.id.as_str(), 77, true));
@@ -992,7 +996,8 @@ async fn journals_of_version_1_are_taken_up_in_every_state() {
         let lines = if id == "v1-parts" { with_checksums(&lines) } else { lines };
         fs::write(bench.path(&format!("{id}.journal")), lines).unwrap();
         fs::write(bench.path(&format!("{id}.pcap")), &bytes).unwrap();
-        file_manifest(&bench, &facts(&id, "journal-v1", Kind::Capture, bytes.len() as u64));
+        let facts = facts(&id, "journal-v1", Kind::Capture, bytes.len() as u64);
+        file_manifest(&bench, &Facts { instance: V1_INSTANCE.into(), ..facts });
         ids.push(id);
     }
     ids.sort();

@@ -382,8 +382,9 @@ impl<S: Store> Sending<S> {
             Err(head) => return Err(head.into()),
         }
         warn!(segment = self.segment.capture_id, "the upload is gone and there is no object: everything is sent again ({error})");
+        let useless = self.upload();
         self.append(Record::Restart { cause: error.to_string() }).await?;
-        self.forget_parts();
+        self.give_up(useless);
         Ok(Turn::Again)
     }
 

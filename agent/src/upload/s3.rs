@@ -421,9 +421,9 @@ async fn stream(body: &Body) -> Result<ByteStream, String> {
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
-    use aws_config::meta::credentials::provide_credentials_fn;
     use aws_config::profile::ProfileFileCredentialsProvider;
     use aws_config::{BehaviorVersion, Region};
+    use aws_credential_types::credential_fn::provide_credentials_fn;
     use aws_sdk_s3::config::Credentials;
     use aws_sdk_s3::config::ProvideCredentials;
     use axum::extract::RawQuery;
