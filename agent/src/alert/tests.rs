@@ -302,9 +302,9 @@ fn kernel_drops_below_the_ratio_are_no_trouble() {
 fn troubles_of_another_version_are_kept_as_they_are() {
     let mut bench = Bench::new();
     let open = fold::Open { id: "x".into(), since_ns: 1, told_ns: 1, detail: String::new(), losses: Losses::default() };
-    bench.state.open.insert("poison_segment".into(), open);
+    bench.state.open.insert("trouble_of_tomorrow".into(), open);
     bench.pass(2 * HOUR, &[Trouble::SpoolFull]);
-    assert!(bench.state.open.contains_key("poison_segment"));
+    assert!(bench.state.open.contains_key("trouble_of_tomorrow"));
     assert!(bench.news.iter().all(|news| news.trouble == Trouble::SpoolFull));
 }
 
