@@ -32,7 +32,7 @@ pub enum Source {
         endpoint_url: Option<String>,
     },
     /// They were handed over.
-    Given(SdkConfig),
+    Given(Box<SdkConfig>),
 }
 
 /// What came of a call.
@@ -80,7 +80,7 @@ impl<C: Clone> Door<C> {
             return Ok(client.clone());
         }
         let config = match &self.source {
-            Source::Given(config) => config.clone(),
+            Source::Given(config) => (**config).clone(),
             Source::Environment { region, endpoint_url } => look_around(region.clone(), endpoint_url.as_deref()).await,
         };
         let own = config.into_builder().timeout_config(self.timeouts.clone());
@@ -148,7 +148,7 @@ mod tests {
     impl Bench {
         fn new() -> Self {
             let given = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).build();
-            Self(Door::new(Source::Given(given), timeouts(Duration::from_secs(1))), AtomicU32::new(0))
+            Self(Door::new(Source::Given(Box::new(given)), timeouts(Duration::from_secs(1))), AtomicU32::new(0))
         }
 
         async fn client(&self) -> u32 {

@@ -40,7 +40,7 @@ impl Sns {
     /// its own.
     #[must_use]
     pub fn with_config(topic_arn: &str, shared: SdkConfig) -> Self {
-        Self::at(topic_arn, Source::Given(shared))
+        Self::at(topic_arn, Source::Given(Box::new(shared)))
     }
 
     fn at(topic_arn: &str, source: Source) -> Self {

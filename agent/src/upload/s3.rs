@@ -67,7 +67,7 @@ impl S3 {
     /// its own.
     #[must_use]
     pub fn with_config(settings: Settings, shared: SdkConfig) -> Self {
-        Self { settings, door: Door::new(Source::Given(shared), timeouts(CONTROL_TIMEOUT)) }
+        Self { settings, door: Door::new(Source::Given(Box::new(shared)), timeouts(CONTROL_TIMEOUT)) }
     }
 
     async fn client(&self, act: &'static str, place: &Place) -> Result<Client, Error> {
