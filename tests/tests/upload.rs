@@ -708,7 +708,8 @@ async fn what_was_recorded_before_the_bucket_was_made_arrives_afterwards() {
     let bytes = pattern(5000);
     let segment = Segment::whole(&bench, &bytes);
     let running = Running::start(&bench).await;
-    until("a failure", || (bench.counters.upload_failures.get() > 0).then_some(())).await;
+    // That the bucket is missing is seen before any try: the second failure is the segment's own.
+    until("a failed try", || (bench.counters.upload_failures.get() > 1).then_some(())).await;
     assert!(segment.path("pcap").exists());
     make_bucket(&bench.client, "late").await;
     until("an empty spool", || bench.files().is_empty().then_some(())).await;
