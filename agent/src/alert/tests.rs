@@ -85,7 +85,12 @@ impl Bench {
         s.able_ns = if on(Trouble::InterfaceGone) { s.able_ns } else { now };
         s.mirrored += u64::from(!on(Trouble::Silence) && !on(Trouble::InterfaceGone) && !on(Trouble::CaptureFailed));
         s.upload_refusals += u64::from(on(Trouble::UploadRefused));
-        let fails = on(Trouble::UploadRefused) || on(Trouble::UploadFailing);
+        s.credential_refusals += u64::from(on(Trouble::CredentialsRefused));
+        s.clock_refusals += u64::from(on(Trouble::ClockRefused));
+        s.segments_poison = u64::from(on(Trouble::PoisonSegment));
+        s.upload_rounds += 1;
+        let fails =
+            [Trouble::UploadRefused, Trouble::CredentialsRefused, Trouble::ClockRefused, Trouble::UploadFailing].into_iter().any(on);
         s.upload_failures += u64::from(fails);
         s.upload_successes += u64::from(!fails);
         s.spool_bytes = if on(Trouble::SpoolCritical) { 960 } else { u64::from(on(Trouble::SpoolHigh)) * 750 };
@@ -116,6 +121,7 @@ fn onset(trouble: Trouble) -> u64 {
         // The first second of a clock that is off is when it is seen, and counts from there.
         Trouble::ClockUnsynchronised => 301,
         Trouble::Silence | Trouble::UploadFailing => 300,
+        Trouble::CredentialsRefused | Trouble::ClockRefused => 61,
         _ => 1,
     }
 }
@@ -123,7 +129,7 @@ fn onset(trouble: Trouble) -> u64 {
 /// What comes with a trouble because it is the same or worse.
 fn comes_with(trouble: Trouble) -> &'static [Trouble] {
     match trouble {
-        Trouble::UploadRefused => &[Trouble::UploadFailing],
+        Trouble::UploadRefused | Trouble::CredentialsRefused | Trouble::ClockRefused => &[Trouble::UploadFailing],
         Trouble::SpoolCritical => &[Trouble::SpoolHigh],
         _ => &[],
     }
@@ -377,9 +383,9 @@ fn kernel_drops_below_the_ratio_are_no_trouble() {
 fn troubles_of_another_version_are_kept_as_they_are() {
     let mut bench = Bench::new();
     let open = fold::Open { id: "x".into(), since_ns: 1, told_ns: 1, detail: String::new(), losses: Losses::default() };
-    bench.state.open.insert("poison_segment".into(), open);
+    bench.state.open.insert("trouble_of_tomorrow".into(), open);
     bench.pass(2 * HOUR, &[Trouble::SpoolFull]);
-    assert!(bench.state.open.contains_key("poison_segment"));
+    assert!(bench.state.open.contains_key("trouble_of_tomorrow"));
     assert!(bench.news.iter().all(|news| news.trouble == Trouble::SpoolFull));
 }
 

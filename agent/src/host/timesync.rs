@@ -209,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_offset_of_the_clock_is_measured_in_either_direction() {
-        for ahead_ms in [0i64, 7, -3600_000, 3600_000, 86_400_000 * 365 * 20] {
+        for ahead_ms in [0i64, 7, -3_600_000, 3_600_000, 86_400_000 * 365 * 20] {
             let (server, _) =
                 serve(move |request| vec![answer(request, START.wall_ns.checked_add_signed(-ahead_ms * 1_000_000).unwrap())]).await;
             let counters = Counters::new(0);
