@@ -94,6 +94,10 @@ troubles! {
     ClockStepped = "clock_stepped", "the clock has stepped",
         "Times of packets before and after cannot be compared; the open capture was closed and a new one begun.",
         "See whether chronyd runs and reaches the Amazon Time Sync Service (169.254.169.123).";
+    /// The instance goes, or is given up, before everything is in S3.
+    LeavingUnsent = "leaving_unsent", "instance going away, spool not empty",
+        "What is not in S3 yet stays on the spool's volume, and is lost where that volume goes with the instance.",
+        "Keep the instance or its spool volume; let S3 be reached again, or attach the volume elsewhere and run `tapfleetd spool upload`.";
     /// The topic has no confirmed subscription.
     NobodySubscribed = "nobody_subscribed", "nobody receives the alert mails",
         "Troubles were heard of by nobody; the mails about them waited in the outbox and follow now.",
@@ -142,6 +146,12 @@ pub struct Sample {
     pub upload_successes: u64,
     /// Steps of the wall clock.
     pub clock_steps: u64,
+    /// Whether the instance is to leave.
+    pub leaving: bool,
+    /// Whether capture was ended for that.
+    pub ended: bool,
+    /// Segments that stay behind when the instance goes; `None`: none will.
+    pub stay_behind: Option<u64>,
     /// Last life sign of the thread that has given none for the longest; 0 when one has given none yet. Monotonic.
     pub beat_ns: u64,
     /// When any capture thread could last take frames; 0 for never. Monotonic.
@@ -165,6 +175,9 @@ impl Sample {
             upload_refusals: counters.upload_refusals.get(),
             upload_successes: counters.parts_sent.get() + counters.segments_verified.get() + counters.segments_finished.get(),
             clock_steps: counters.clock_steps.get(),
+            leaving: counters.leaving.get() > 0,
+            ended: counters.leaving_ended.get() > 0,
+            stay_behind: (counters.leaving_unsent.get() > 0).then(|| counters.spool_segments.get()),
             beat_ns: beats.min().unwrap_or(0),
             able_ns: captures.iter().map(|pulse| pulse.able_ns.get()).max().unwrap_or(0),
         }
@@ -227,7 +240,7 @@ impl Limits {
             // One success is proof enough; a few seconds more show that it was not a lucky one.
             Trouble::UploadRefused => Duration::from_secs(10),
             // These hold on by themselves, or are a plain answer.
-            Trouble::ClockStepped | Trouble::NobodySubscribed => Duration::ZERO,
+            Trouble::ClockStepped | Trouble::NobodySubscribed | Trouble::LeavingUnsent => Duration::ZERO,
             _ => STEADY,
         }
     }
@@ -307,6 +320,7 @@ impl Watch {
             (Trouble::SpoolCritical, self.spool_level(&sample, CRITICAL)),
             (Trouble::SpoolFull, self.spool_full(&sample)),
             (Trouble::ClockStepped, self.clock(&sample)),
+            (Trouble::LeavingUnsent, leaving_unsent(&sample)),
             (Trouble::NobodySubscribed, subscription),
         ];
         self.last = sample;
@@ -349,7 +363,7 @@ impl Watch {
     }
 
     fn capture(&self, sample: &Sample) -> Verdict {
-        if !self.limits.live {
+        if !self.limits.live || sample.ended {
             return Verdict::Unclear;
         }
         let still = age(sample.beat_ns.max(self.begun_ns), sample);
@@ -361,7 +375,7 @@ impl Watch {
     }
 
     fn interface(&self, sample: &Sample) -> Verdict {
-        if !self.limits.live {
+        if !self.limits.live || sample.ended {
             return Verdict::Unclear;
         }
         let away = age(sample.able_ns.max(self.begun_ns), sample);
@@ -373,7 +387,9 @@ impl Watch {
     }
 
     fn silence(&self, sample: &Sample) -> Verdict {
-        let Some(limit) = self.limits.silence.filter(|_| self.limits.live && self.expected) else { return Verdict::Unclear };
+        let Some(limit) = self.limits.silence.filter(|_| self.limits.live && self.expected && !sample.leaving) else {
+            return Verdict::Unclear;
+        };
         let silent = age(self.arrived_ns.unwrap_or(0).max(self.expecting_ns), sample);
         match silent >= limit {
             true => Verdict::Holds(format!("no mirrored packet has come for {}", span(silent))),
@@ -450,6 +466,15 @@ impl Watch {
             }
             _ => Verdict::Clear,
         }
+    }
+}
+
+fn leaving_unsent(sample: &Sample) -> Verdict {
+    match sample.stay_behind {
+        Some(segments) => {
+            Verdict::Holds(format!("{segments} segments, {} MiB, are not in S3 and the instance is about to go", sample.spool_bytes >> 20))
+        }
+        None => Verdict::Clear,
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::capture::{self, EngineKind};
+use crate::host::lifecycle;
 use crate::record::schedule::Schedule;
 use crate::{alert, record, spool, upload, wire};
 
@@ -50,6 +51,8 @@ pub struct Settings {
     pub alert: alert::Settings,
     /// For the load balancer's check.
     pub health: Health,
+    /// For what happens before the instance goes.
+    pub lifecycle: lifecycle::Settings,
     /// What is known of the instance without asking it.
     pub instance: Instance,
 }
@@ -366,6 +369,13 @@ fn build(v: &Values) -> Option<Settings> {
         },
         alert: alerts(v)?,
         health: Health { listen: v.listen? },
+        lifecycle: lifecycle::Settings {
+            hook: v.hook.clone()?,
+            rotate_seconds: v.leaving_seconds?,
+            linger: v.linger?,
+            shutdown: v.shutdown?,
+            window_seconds: v.rotate_seconds?,
+        },
         instance,
     })
 }

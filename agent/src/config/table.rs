@@ -103,13 +103,14 @@ impl Key {
 }
 
 /// The sections in the order of the example file, with what they are about.
-pub const SECTIONS: [(&str, &str); 7] = [
+pub const SECTIONS: [(&str, &str); 8] = [
     ("capture", "Where mirrored packets come from, and which are taken."),
     ("record", "How they are written."),
     ("spool", "Where capture files stay until S3 has confirmed them."),
     ("s3", "Where they go. Credentials come from the environment or the instance's role, as with the AWS tools."),
     ("alert", "Who hears of it when captures fail to be taken or to arrive, and when that is over."),
     ("health", "What the load balancer and Prometheus ask."),
+    ("lifecycle", "What happens before the instance goes: scale-in, an interruption of spot, a shutdown."),
     ("instance", "Who records. Instance metadata (IMDSv2) says it; set it only outside EC2."),
 ];
 
@@ -224,6 +225,16 @@ keys! {
 
     listen: SocketAddr = "health.listen", text("0.0.0.0:8080"), LISTEN,
         "Where /healthz, /metrics and /status are served.";
+
+    hook: Option<String> = "lifecycle.hook",
+        Fallback::Absent { means: "the group's one hook for terminating instances", example: "\"tapfleet-drain\"" }, Maybe(HOOK),
+        "The lifecycle hook that holds an instance until everything is in S3.";
+    leaving_seconds: u64 = "lifecycle.rotate_seconds", number(15), Divisor { of: 86_400 },
+        "Seconds of a window while the instance is to leave.";
+    linger: Duration = "lifecycle.linger", text("5min"), Time { min: Duration::ZERO, max: Duration::from_secs(86_400) },
+        "Packets that come although the load balancer should send none any more are waited out for so long at most.";
+    shutdown: Duration = "lifecycle.shutdown", text("5min"), Time { min: Duration::ZERO, max: Duration::from_secs(3600) },
+        "A machine that shuts down is held up until the spool is empty, for so long at most.";
 
     instance_id: Option<String> = "instance.id",
         Fallback::Absent { means: FROM_METADATA, example: "\"i-0123456789abcdef0\"" }, Maybe(INSTANCE_ID),
@@ -354,6 +365,12 @@ const INSTANCE_ID: Text<String> = Text {
         let inside = t.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
         ((1..65).contains(&t.len()) && inside && ![".", ".."].contains(&t) && !TAKEN.contains(&t)).then(|| t.to_owned())
     },
+};
+
+/// Amazon EC2 Auto Scaling API Reference, PutLifecycleHook, LifecycleHookName.
+const HOOK: Text<String> = Text {
+    allowed: "1 to 255 letters, digits, hyphens, underscores and slashes",
+    parse: |t| ((1..256).contains(&t.len()) && t.chars().all(|c| c.is_ascii_alphanumeric() || "-_/".contains(c))).then(|| t.to_owned()),
 };
 
 /// Amazon EC2 Auto Scaling API Reference, CreateAutoScalingGroup, AutoScalingGroupName.

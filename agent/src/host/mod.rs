@@ -1,8 +1,10 @@
-//! What the machine says about itself: its clock, its interfaces, its instance.
-//! In: system calls, rtnetlink, instance metadata. Out: values. Never: a decision about frames or segments.
+//! What the machine says about itself: its clock, its interfaces, its instance, whether it is to leave.
+//! In: system calls, rtnetlink, instance metadata, Auto Scaling. Out: values. Never: a decision about frames or segments.
 
+pub mod autoscaling;
 pub mod clock;
 pub mod ethtool;
 pub mod imds;
+pub mod lifecycle;
 pub mod nic;
 pub mod systemd;

@@ -57,14 +57,20 @@ pub struct Facts {
     pub live: bool,
 }
 
+/// Every reason there is to be unhealthy. None is of S3, the spool, credentials or the clock: a new instance would not cure those.
+pub const REASONS: [&str; 4] = ["leaving", "capture_stalled", "capture_unable", "recorder_stalled"];
+
 /// A reason to be unhealthy.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Reason {
-    /// Its stable name: `capture_stalled`, `capture_unable` or `recorder_stalled`.
+    /// Its stable name, one of [`REASONS`].
     pub reason: &'static str,
     /// For people.
     pub detail: String,
 }
+
+/// The one that is no illness.
+pub const LEAVING: &str = "leaving";
 
 /// What the load balancer is told.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -81,6 +87,13 @@ pub fn judge(counters: &Counters, facts: &Facts, now: Now) -> Health {
     let since = |sign_ns: u64| now.monotonic_ns.saturating_sub(sign_ns.max(facts.since.monotonic_ns));
     let seconds = |ns: u64| ns / SECOND_NS;
     let mut reasons = Vec::new();
+    if counters.leaving.get() + counters.leaving_ended.get() > 0 {
+        reasons.push(Reason { reason: LEAVING, detail: "the instance is to leave: send no more packets here".into() });
+    }
+    if counters.leaving_ended.get() > 0 {
+        // Threads that were ended stand still.
+        return Health { healthy: false, reasons };
+    }
     if facts.live {
         for (thread, pulse) in counters.captures.iter().enumerate() {
             let silent = since(pulse.beat_ns.get());

@@ -290,7 +290,7 @@ impl Engine for Ring {
     }
 
     fn hand_over(&mut self) -> Result<(), Error> {
-        if self.kept.is_none() || self.ending.is_some() {
+        if self.kept.is_none() || self.ending.is_some() || !self.membership.may_hand_over() {
             return self.refuse_more();
         }
         self.read_counters()?;
