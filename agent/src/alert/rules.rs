@@ -240,7 +240,7 @@ impl Limits {
             // One success is proof enough; a few seconds more show that it was not a lucky one.
             Trouble::UploadRefused => Duration::from_secs(10),
             // These hold on by themselves, or are a plain answer.
-            Trouble::ClockStepped | Trouble::NobodySubscribed | Trouble::LeavingUnsent => Duration::ZERO,
+            Trouble::ClockStepped | Trouble::NobodySubscribed => Duration::ZERO,
             _ => STEADY,
         }
     }

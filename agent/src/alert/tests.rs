@@ -90,6 +90,7 @@ impl Bench {
         s.upload_successes += u64::from(!fails);
         s.spool_bytes = if on(Trouble::SpoolCritical) { 960 } else { u64::from(on(Trouble::SpoolHigh)) * 750 };
         s.spool_full += u64::from(on(Trouble::SpoolFull));
+        s.stay_behind = on(Trouble::LeavingUnsent).then_some(3);
         s.clock_steps += u64::from(on(Trouble::ClockStepped));
         let verdicts = self.watch.look(*s, self.expected, Some(!on(Trouble::NobodySubscribed)));
         let losses = Losses { kernel: s.kernel_drops, spool: s.spool_full };

@@ -8,6 +8,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use aws_config::imds::Client;
+use aws_config::imds::client::SensitiveString;
 use aws_config::imds::client::error::ImdsError;
 use chrono::DateTime;
 use serde::Deserialize;
@@ -163,16 +164,28 @@ impl Metadata {
 
     /// One entry; `None` when there is none.
     async fn get(&mut self, path: &'static str) -> Result<Option<String>, Error> {
-        let answer = self.client.get_or_insert_with(|| builder().build()).get(path).await;
-        match answer {
-            Ok(text) => Ok(Some(text.as_ref().trim().to_owned())),
-            Err(ImdsError::ErrorResponse(answer)) if answer.response().status().as_u16() == 404 => Ok(None),
-            Err(error) => {
-                // The SDK keeps a token until it expires, also when it is refused: a new client asks for a new one.
-                self.client = None;
-                Err(Error { path, cause: chain(&error) })
-            }
+        let mut answer = self.ask(path).await;
+        if status(&answer) == Some(401) {
+            // The SDK keeps a token until it expires, also when it is refused: a new client asks for a new one.
+            self.client = None;
+            answer = self.ask(path).await;
         }
+        match status(&answer) {
+            Some(404) => Ok(None),
+            _ => answer.map(|text| Some(text.as_ref().trim().to_owned())).map_err(|error| Error { path, cause: chain(&error) }),
+        }
+    }
+
+    async fn ask(&mut self, path: &'static str) -> Result<SensitiveString, ImdsError> {
+        self.client.get_or_insert_with(|| builder().build()).get(path).await
+    }
+}
+
+/// How the service refused.
+fn status(answer: &Result<SensitiveString, ImdsError>) -> Option<u16> {
+    match answer {
+        Err(ImdsError::ErrorResponse(refusal)) => Some(refusal.response().status().as_u16()),
+        _ => None,
     }
 }
 

@@ -83,13 +83,13 @@ pub async fn shuts_down(patience: Duration) -> bool {
     }
     let ask = || Command::new(ASK).arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).output();
     match timeout(patience, spawn_blocking(ask)).await {
-        Ok(Ok(Ok(answer))) => answer.stdout.trim_ascii() == b"stopping",
-        Ok(Ok(Err(cause))) => {
-            tracing::warn!(%cause, "whether the machine shuts down cannot be told: {ASK} does not run");
-            false
-        }
-        Err(_) | Ok(Err(_)) => {
-            tracing::warn!(?patience, "whether the machine shuts down cannot be told: {ASK} does not answer");
+        Ok(Ok(Ok(answer))) if !answer.stdout.is_empty() => answer.stdout.trim_ascii() == b"stopping",
+        asked => {
+            tracing::warn!(
+                ?asked,
+                ?patience,
+                "whether the machine shuts down cannot be told by `{ASK} is-system-running`: taken for a restart"
+            );
             false
         }
     }

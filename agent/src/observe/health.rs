@@ -368,6 +368,28 @@ mod tests {
         assert!(reasons(&counters, true).is_empty());
     }
 
+    #[test]
+    fn nothing_but_what_a_new_instance_cures_and_the_end_of_this_one_makes_unhealthy() {
+        let long_ago: fn(&Counters) = |counters| counters.captures.iter().for_each(|pulse| pulse.able_ns.set(1));
+        let cases: [(&str, fn(&Counters)); 4] = [
+            ("leaving", |counters| counters.leaving.set(1)),
+            ("capture_stalled", |counters| counters.captures[0].beat_ns.set(1)),
+            ("capture_unable", long_ago),
+            ("recorder_stalled", |counters| counters.recorder.beat_ns.set(1)),
+        ];
+        for (reason, happens) in cases {
+            let counters = well();
+            happens(&counters);
+            assert_eq!(reasons(&counters, true), [reason]);
+        }
+        assert_eq!(cases.map(|(reason, _)| reason), REASONS, "every reason there is, and no other");
+        // Threads that were ended for it are no illness beside it.
+        let counters = well();
+        counters.leaving_ended.set(1);
+        counters.recorder.beat_ns.set(1);
+        assert_eq!(reasons(&counters, true), ["leaving"]);
+    }
+
     async fn ask(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
