@@ -67,6 +67,10 @@ const WRONG: [(&str, &[&str]); 42] = [
     ("alert.on_start", &["\"true\"", "1"]),
     ("alert.dir", &["\"\"", "\"outbox\""]),
     ("health.listen", &["\"8080\"", "\"localhost:8080\"", "8080", "\"0.0.0.0:65536\""]),
+    ("lifecycle.hook", &["\"\"", "\"a b\"", "4"]),
+    ("lifecycle.rotate_seconds", &["0", "7", "86401", "\"15s\""]),
+    ("lifecycle.linger", &["\"2d\"", "-1", "[]"]),
+    ("lifecycle.shutdown", &["\"2h\"", "\"x\""]),
     ("instance.id", &["\"\"", "\"a/b\"", "\"..\"", "\"status\""]),
     ("instance.region", &["\"\"", "\"x y\""]),
     ("instance.az", &["\"\"", "\"A\""]),
@@ -144,6 +148,9 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!((settings.spool.flush_ms, settings.spool.sync_ms, settings.spool.allow_root_device), (500, 500, false));
     assert_eq!(settings.spool.dir, PathBuf::from("/var/lib/tapfleet/spool"));
     assert_eq!(settings.health.listen, "0.0.0.0:8080".parse().unwrap());
+    let lifecycle = &settings.lifecycle;
+    assert_eq!((lifecycle.hook.as_deref(), lifecycle.rotate_seconds, lifecycle.window_seconds), (None, 15, 900));
+    assert_eq!((lifecycle.linger, lifecycle.shutdown), (Duration::from_secs(300), Duration::from_secs(300)));
     let alert = &settings.alert;
     assert_eq!((alert.topic_arn.as_deref(), alert.drop_ratio, alert.on_start), (None, 0.001, false));
     assert_eq!((alert.silence, alert.repeat), (Some(Duration::from_secs(300)), Duration::from_secs(3600)));
