@@ -24,20 +24,28 @@ use crate::capture::worker::{Judge, Opener, Shared, Worker};
 use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
 use crate::config::{Instance, Settings};
 use crate::host::clock::{Clock, SystemClock};
-use crate::host::{imds, nic, systemd, timesync};
+use crate::host::{imds, lifecycle, nic, systemd, timesync};
 use crate::observe::counters::Counters;
 use crate::observe::vitals::Vitals;
 use crate::observe::{cloudwatch, health};
 use crate::record::key::Names;
 use crate::record::recorder::{Meter, Recorder};
+use crate::record::window::Rotation;
 use crate::spool::{self, Folder, journal, salvage, writer};
 use crate::upload::{self, Reserved};
+
+mod leaving;
+
+use leaving::{Leaver, drain};
 
 /// Batches that may be under way between one capture thread and the recorder: as many as a ring of 256 MiB has blocks.
 const BATCHES_PER_THREAD: usize = 256;
 
 /// How long a stopping agent insists on a disk that refuses.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the service manager may take to say whether the machine goes down: an ordinary restart is over in two seconds.
+const ASK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often the service manager is told how it goes.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -108,7 +116,7 @@ pub fn run(settings: Settings) -> Result<(), Error> {
 }
 
 async fn agent(mut settings: Settings) -> Result<(), Error> {
-    let told_to_stop = told_to_stop();
+    let mut told_to_stop = std::pin::pin!(told_to_stop());
     let folder = Folder::open(&settings.spool)?;
     let on_ec2 = settings.instance.id.is_none();
     know_instance(&mut settings).await?;
@@ -126,7 +134,9 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     let listener = listen(settings.health.listen).await?;
     let (writer, spool_threads) = writer::start(&folder, &settings.spool, counters.clone())?;
     let interface = if replay { String::new() } else { interface::resolve(&settings.capture.interface).map_err(Error::Capture)? };
-    let (mut ended, _keeper) = start_capture(&settings, &interface, shared.clone(), writer, names)?;
+    let group = group(&settings.capture, &interface)?;
+    let rotation = Rotation::new(settings.record.rotate_seconds);
+    let (mut ended, _keeper) = start_capture(&settings, &interface, shared.clone(), &group, rotation.clone(), writer, names)?;
     // Not before frames are taken: whoever asks is told the truth from the first answer on.
     let facts = health::Facts { instance: settings.record.instance.clone(), since: SystemClock.now(), live: !replay };
     let health = serve_health(listener, counters.clone(), facts.clone());
@@ -143,6 +153,8 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         .filter(|_| !replay)
         .map(|server| tokio::spawn(timesync::watch(server, on_ec2, counters.clone(), SystemClock, timesync::EVERY, stopping.clone())));
     let metrics = start_metrics(&settings, &counters, facts, (!replay).then_some(source), stopping.clone());
+    let leaver = Arc::new(Leaver::new(rotation, settings.lifecycle.clone(), folder.clone()));
+    let lifecycle = start_lifecycle(&settings, &counters, &leaver, stopping.clone());
     let store = Arc::new(upload::S3::new(settings.upload.clone()));
     let mut uploads = tokio::spawn({
         let (settings, folder, counters, store) = (settings.upload.clone(), folder.clone(), counters.clone(), store.clone());
@@ -161,31 +173,52 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         }
     });
 
-    let mut uploader_died = false;
-    let errors = tokio::select! {
-        errors = &mut ended => errors,
-        _ = died(&mut uploads) => {
-            uploader_died = true;
+    let end = tokio::select! {
+        errors = &mut ended => End::Captured(errors),
+        () = &mut told_to_stop => End::Told { machine_too: stopping_with_machine().await },
+        () = leaver.ends(), if !replay => End::Leaving,
+        _ = died(&mut uploads) => End::UploaderDied,
+    };
+    let mut leaves = matches!(end, End::Leaving | End::Told { machine_too: true });
+    if leaves {
+        group.leave_nothing();
+        counters.leaving_ended.set(1);
+    }
+    let (leaving, mut uploader_died) = (matches!(end, End::Leaving), matches!(end, End::UploaderDied));
+    let errors = match end {
+        End::Captured(errors) => errors,
+        End::Told { .. } | End::Leaving | End::UploaderDied => {
             shared.stop.store(true, Ordering::Release);
-            let Some(errors) = stopped(ended, &spool_threads, replay).await else { return Err(Error::Uploader) };
-            errors
-        }
-        () = told_to_stop => {
-            systemd::stopping();
-            shared.stop.store(true, Ordering::Release);
-            let Some(errors) = stopped(ended, &spool_threads, replay).await else { return Ok(()) };
-            errors
+            match stopped(ended, &spool_threads, replay).await {
+                Some(errors) => errors,
+                None => return if uploader_died { Err(Error::Uploader) } else { Ok(()) },
+            }
         }
     };
     let errors = errors.map_err(|_| Error::Recorder)?;
     finish_spool(spool_threads).await;
+    if leaving {
+        leaver.closed();
+        tokio::select! {
+            () = told_to_stop => leaves = stopping_with_machine().await,
+            () = leaver.begins_anew() => leaves = false,
+            // The next agent sends what is left.
+            _ = died(&mut uploads) => (leaves, uploader_died) = (false, true),
+        }
+    }
+    if leaves {
+        drain(&folder, settings.lifecycle.shutdown, &counters).await;
+    }
     // The receivers are gone when uploader and alerts have died, and then there is nothing to stop.
     let _ = stop.send(true);
-    let uploader_died = uploader_died || died(&mut uploads).await;
-    if let Some(alerts) = alerts {
-        join(alerts, "the alerts").await;
-    }
-    for (task, what) in [(time, "the comparison of the clock"), (metrics, "the reports to CloudWatch")] {
+    uploader_died = uploader_died || died(&mut uploads).await;
+    let beside = [
+        (alerts, "the alerts"),
+        (lifecycle, "the lifecycle"),
+        (time, "the comparison of the clock"),
+        (metrics, "the reports to CloudWatch"),
+    ];
+    for (task, what) in beside {
         if let Some(task) = task {
             join(task, what).await;
         }
@@ -204,6 +237,45 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         return if left == 0 { Ok(()) } else { Err(Error::Unsent(left)) };
     }
     Ok(())
+}
+
+/// Why recording ends.
+enum End {
+    /// By itself.
+    Captured(Result<Vec<capture::Error>, oneshot::error::RecvError>),
+    /// By order of the service manager or a person.
+    Told {
+        /// Whether no agent will come after this one, as the machine goes down.
+        machine_too: bool,
+    },
+    /// By order of the lifecycle.
+    Leaving,
+    /// For want of an uploader: the next agent has one.
+    UploaderDied,
+}
+
+async fn stopping_with_machine() -> bool {
+    systemd::stopping();
+    systemd::shuts_down(ASK_PATIENCE).await
+}
+
+/// Watches over the instance's end; a replay has nothing to do with it.
+fn start_lifecycle(
+    settings: &Settings,
+    counters: &Arc<Counters>,
+    leaver: &Arc<Leaver>,
+    stopping: watch::Receiver<bool>,
+) -> Option<JoinHandle<()>> {
+    if settings.capture.engine == EngineKind::File {
+        return None;
+    }
+    let identity = lifecycle::Identity {
+        instance: settings.record.instance.clone(),
+        region: settings.instance.region.clone(),
+        group: settings.instance.group.clone(),
+    };
+    let running = lifecycle::run(settings.lifecycle.clone(), identity, leaver.clone(), counters.clone(), SystemClock, stopping);
+    Some(tokio::spawn(running))
 }
 
 /// What capture and recorder ended with after the order to stop; `None` when the input of a replay holds them up.
@@ -231,7 +303,7 @@ async fn stopped(
 /// Fills in what the settings left to the instance metadata.
 async fn know_instance(settings: &mut Settings) -> Result<(), Error> {
     if settings.instance.id.is_none() {
-        let instance = imds::instance().await?;
+        let instance = imds::instance_at_boot().await?;
         settings.record.instance.clone_from(&instance.id);
         settings.instance.region.get_or_insert(instance.region);
         settings.instance.az.get_or_insert(instance.az);
@@ -436,13 +508,14 @@ fn start_capture(
     settings: &Settings,
     interface: &str,
     shared: Arc<Shared>,
+    group: &Arc<Group>,
+    rotation: Rotation,
     writer: writer::Writer,
     names: Names,
 ) -> Result<(oneshot::Receiver<Vec<capture::Error>>, Option<Keeper>), Error> {
     let threads = shared.complete_until_ns.len();
     let live = settings.capture.engine != EngineKind::File;
     let keeper = live.then(|| Keeper::open(&settings.capture.rules));
-    let group = group(&settings.capture, interface)?;
     let (events, from_threads) = sync_channel(threads * BATCHES_PER_THREAD);
     let mut give_back = Vec::new();
     // All are open before any runs: an error is then seen before the agent says that it is ready.
@@ -458,7 +531,7 @@ fn start_capture(
     }
     drop(events);
     let meter = meter(live.then(|| interface.to_owned()));
-    let recorder = Recorder::new(settings.record.clone(), writer, SystemClock, shared, meter, names);
+    let recorder = Recorder::new(settings.record.clone(), writer, SystemClock, shared, meter, names).rotating(rotation);
     for (engine, worker) in workers {
         spawn("capture", move || worker.run(engine))?;
     }

@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod captures;
+pub mod fake_aws;
 pub mod localstack;
 pub mod machine;
 pub mod moto;

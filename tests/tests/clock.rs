@@ -26,7 +26,7 @@ use tapfleet::record::recorder::Recorder;
 use tapfleet::record::{self, Compression, Format, Precision};
 use tapfleet::spool::{self, Folder, writer};
 use tapfleet::upload::manifest::Manifest;
-use tapfleet::upload::{self, S3};
+use tapfleet::upload::{self, Reserved, S3};
 use tapfleet::wire::{Link, Notes, Origin, Via};
 use tapfleet_tests::captures::records;
 use tapfleet_tests::localstack::{CREDENTIALS, LocalStack, REGION};
@@ -138,12 +138,14 @@ fn upload_settings() -> upload::Settings {
     upload::Settings {
         bucket: BUCKET.into(),
         key_prefix: String::new(),
+        instance: None,
         region: Some(REGION.into()),
         endpoint_url: Some(LocalStack::shared().endpoint()),
         storage_class: None,
         kms_key: None,
         expected_bucket_owner: None,
         look_every: Duration::from_millis(50),
+        create_spread: Duration::ZERO,
     }
 }
 
@@ -204,7 +206,8 @@ async fn a_clock_set_back_and_forward_by_an_hour_across_a_rotation_loses_nothing
     let store = Arc::new(S3::with_config(upload_settings(), config));
     let (stop, stopping) = tokio::sync::watch::channel(false);
     // Beside the recorder, as in the agent: what a step has closed is on its way before the next one.
-    let sending = tokio::spawn(upload::run(upload_settings(), folder.clone(), counters.clone(), store.clone(), stopping));
+    let sending =
+        tokio::spawn(upload::run(upload_settings(), folder.clone(), counters.clone(), store.clone(), Reserved::default(), stopping));
 
     let clock = HandClock(Arc::new(Mutex::new(BEGUN)));
     let (writer, threads) = writer::start(&folder, &spool_settings, counters.clone()).unwrap();

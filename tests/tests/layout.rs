@@ -168,6 +168,13 @@ fn one_file_names_the_cloudwatch_sdk() {
 }
 
 #[test]
+fn one_file_names_the_auto_scaling_sdk() {
+    let places: Vec<_> =
+        sources(&["agent/src", "operator/src"]).into_iter().filter(|s| has_word(&s.code, "aws_sdk_autoscaling")).map(|s| s.name).collect();
+    assert_eq!(places, ["agent/src/host/autoscaling.rs"]);
+}
+
+#[test]
 fn a_suite_says_what_it_needs() {
     // tests/run.sh reads it: who may run the suite, and what `make test-quick` leaves out.
     for source in sources(&["tests/tests"]) {

@@ -15,7 +15,7 @@ use tapfleet::record::{Compression, Format, Precision};
 use tapfleet::wire::Inline;
 
 /// One wrong value for each kind of mistake that a key can have, as TOML.
-const WRONG: [(&str, &[&str]); 44] = [
+const WRONG: [(&str, &[&str]); 48] = [
     ("capture.interface", &["\"\"", "\"any\"", "\"sixteen-bytes-xx\"", "\"a b\"", "\"..\"", "\"eth0\\u0000\"", "3"]),
     ("capture.engine", &["\"Ring\"", "\"\"", "true"]),
     ("capture.files", &["\"a.pcap\"", "[1]", "[\"\"]", "{}"]),
@@ -69,6 +69,10 @@ const WRONG: [(&str, &[&str]); 44] = [
     ("health.listen", &["\"8080\"", "\"localhost:8080\"", "8080", "\"0.0.0.0:65536\""]),
     ("metrics.cloudwatch_namespace", &["\"AWS/EC2\"", "\":x\"", "\"a b\"", "1", "[]"]),
     ("host.time_server", &["\"time.example.net\"", "\"10.0.0.1:0\"", "\"10.0.0.1/8\"", "123", "\"169.254.169.123:99999\""]),
+    ("lifecycle.hook", &["\"\"", "\"a b\"", "4"]),
+    ("lifecycle.rotate_seconds", &["0", "7", "86401", "\"15s\""]),
+    ("lifecycle.linger", &["\"2d\"", "-1", "[]"]),
+    ("lifecycle.shutdown", &["\"2h\"", "\"x\""]),
     ("instance.id", &["\"\"", "\"a/b\"", "\"..\"", "\"status\""]),
     ("instance.region", &["\"\"", "\"x y\""]),
     ("instance.az", &["\"\"", "\"A\""]),
@@ -147,6 +151,9 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!(settings.spool.dir, PathBuf::from("/var/lib/tapfleet/spool"));
     assert_eq!(settings.health.listen, "0.0.0.0:8080".parse().unwrap());
     assert_eq!((settings.metrics.cloudwatch_namespace, settings.host.time_server), (None, "169.254.169.123:123".parse().ok()));
+    let lifecycle = &settings.lifecycle;
+    assert_eq!((lifecycle.hook.as_deref(), lifecycle.rotate_seconds, lifecycle.window_seconds), (None, 15, 900));
+    assert_eq!((lifecycle.linger, lifecycle.shutdown), (Duration::from_secs(300), Duration::from_secs(300)));
     let alert = &settings.alert;
     assert_eq!((alert.topic_arn.as_deref(), alert.drop_ratio, alert.on_start), (None, 0.001, false));
     assert_eq!((alert.silence, alert.repeat), (Some(Duration::from_secs(300)), Duration::from_secs(3600)));

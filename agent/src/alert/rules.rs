@@ -113,6 +113,10 @@ troubles! {
         "Times of packets are wrong or unproven, and AWS refuses calls of a clock that is off by minutes.",
         "See whether chronyd runs and follows the Amazon Time Sync Service (`chronyc tracking`, 169.254.169.123), and whether \
          host.time_server answers (UDP 123).";
+    /// The instance goes, or is given up, before everything is in S3.
+    LeavingUnsent = "leaving_unsent", "instance going away, spool not empty",
+        "What is not in S3 yet stays on the spool's volume, and is lost where that volume goes with the instance.",
+        "Keep the instance or its spool volume; let S3 be reached again, or attach the volume elsewhere and run `tapfleetd spool upload`.";
     /// The topic has no confirmed subscription.
     NobodySubscribed = "nobody_subscribed", "nobody receives the alert mails",
         "Troubles were heard of by nobody; the mails about them waited in the outbox and follow now.",
@@ -171,6 +175,12 @@ pub struct Sample {
     pub clock_steps: u64,
     /// What the time server has said of the wall clock.
     pub clock: Check,
+    /// Whether the instance is to leave.
+    pub leaving: bool,
+    /// Whether capture was ended for that.
+    pub ended: bool,
+    /// Segments that stay behind when the instance goes; `None`: none will.
+    pub stay_behind: Option<u64>,
     /// Last life sign of the thread that has given none for the longest; 0 when one has given none yet. Monotonic.
     pub beat_ns: u64,
     /// When any capture thread could last take frames; 0 for never. Monotonic.
@@ -199,6 +209,9 @@ impl Sample {
             upload_successes: counters.parts_sent.get() + counters.segments_verified.get() + counters.segments_finished.get(),
             clock_steps: counters.clock_steps.get(),
             clock: counters.clock(),
+            leaving: counters.leaving.get() > 0,
+            ended: counters.leaving_ended.get() > 0,
+            stay_behind: (counters.leaving_unsent.get() > 0).then(|| counters.spool_segments.get()),
             beat_ns: beats.min().unwrap_or(0),
             able_ns: captures.iter().map(|pulse| pulse.able_ns.get()).max().unwrap_or(0),
         }
@@ -391,6 +404,7 @@ impl Watch {
             (Trouble::SpoolFull, self.spool_full(&sample)),
             (Trouble::ClockStepped, self.clock_stepped(&sample)),
             (Trouble::ClockUnsynchronised, self.clock_unsynchronised(&sample)),
+            (Trouble::LeavingUnsent, leaving_unsent(&sample)),
             (Trouble::NobodySubscribed, subscription),
         ];
         self.last = sample;
@@ -441,7 +455,7 @@ impl Watch {
     }
 
     fn capture(&self, sample: &Sample) -> Verdict {
-        if !self.limits.live {
+        if !self.limits.live || sample.ended {
             return Verdict::Unclear;
         }
         let still = age(sample.beat_ns.max(self.begun_ns), sample);
@@ -453,7 +467,7 @@ impl Watch {
     }
 
     fn interface(&self, sample: &Sample) -> Verdict {
-        if !self.limits.live {
+        if !self.limits.live || sample.ended {
             return Verdict::Unclear;
         }
         let away = age(sample.able_ns.max(self.begun_ns), sample);
@@ -465,7 +479,9 @@ impl Watch {
     }
 
     fn silence(&self, sample: &Sample) -> Verdict {
-        let Some(limit) = self.limits.silence.filter(|_| self.limits.live && self.expected) else { return Verdict::Unclear };
+        let Some(limit) = self.limits.silence.filter(|_| self.limits.live && self.expected && !sample.leaving) else {
+            return Verdict::Unclear;
+        };
         let silent = age(self.arrived_ns.unwrap_or(0).max(self.expecting_ns), sample);
         match silent >= limit {
             true => Verdict::Holds(format!("no mirrored packet has come for {}", span(silent))),
@@ -575,6 +591,15 @@ fn poison(sample: &Sample) -> Verdict {
         0 if sample.upload_rounds == 0 => Verdict::Unclear,
         0 => Verdict::Clear,
         count => Verdict::Holds(format!("{count} segments are damaged, or have failed for a day while others got through")),
+    }
+}
+
+fn leaving_unsent(sample: &Sample) -> Verdict {
+    match sample.stay_behind {
+        Some(segments) => {
+            Verdict::Holds(format!("{segments} segments, {} MiB, are not in S3 and the instance is about to go", sample.spool_bytes >> 20))
+        }
+        None => Verdict::Clear,
     }
 }
 

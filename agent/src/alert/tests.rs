@@ -95,6 +95,7 @@ impl Bench {
         s.upload_successes += u64::from(!fails);
         s.spool_bytes = if on(Trouble::SpoolCritical) { 960 } else { u64::from(on(Trouble::SpoolHigh)) * 750 };
         s.spool_full += u64::from(on(Trouble::SpoolFull));
+        s.stay_behind = on(Trouble::LeavingUnsent).then_some(3);
         s.clock_steps += u64::from(on(Trouble::ClockStepped));
         s.clock.expected_ns = s.clock.expected_ns.max(1);
         s.clock.answered_ns = now;

@@ -72,6 +72,11 @@ impl Hold {
         self.membership.disarm();
     }
 
+    /// Whether another agent may go on with what this one takes from.
+    pub fn may_hand_over(&self) -> bool {
+        self.membership.may_hand_over()
+    }
+
     pub fn gone(&mut self) {
         // It may be back already: only the look at the link tells what happened.
         self.gone_because(self.watch.why_gone());

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::capture::{self, EngineKind};
+use crate::host::lifecycle;
 use crate::record::schedule::Schedule;
 use crate::{alert, record, spool, upload, wire};
 
@@ -58,6 +59,8 @@ pub struct Settings {
     pub metrics: Metrics,
     /// For what the machine is held to.
     pub host: Host,
+    /// For what happens before the instance goes.
+    pub lifecycle: lifecycle::Settings,
     /// What is known of the instance without asking it.
     pub instance: Instance,
 }
@@ -393,6 +396,13 @@ fn build(v: &Values) -> Option<Settings> {
         health: Health { listen: v.listen? },
         metrics: Metrics { cloudwatch_namespace: v.cloudwatch_namespace.clone()? },
         host: Host { time_server: v.time_server? },
+        lifecycle: lifecycle::Settings {
+            hook: v.hook.clone()?,
+            rotate_seconds: v.leaving_seconds?,
+            linger: v.linger?,
+            shutdown: v.shutdown?,
+            window_seconds: v.rotate_seconds?,
+        },
         instance,
     })
 }

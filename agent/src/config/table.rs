@@ -104,7 +104,7 @@ impl Key {
 }
 
 /// The sections in the order of the example file, with what they are about.
-pub const SECTIONS: [(&str, &str); 9] = [
+pub const SECTIONS: [(&str, &str); 10] = [
     ("capture", "Where mirrored packets come from, and which are taken."),
     ("record", "How they are written."),
     ("spool", "Where capture files stay until S3 has confirmed them."),
@@ -113,6 +113,7 @@ pub const SECTIONS: [(&str, &str); 9] = [
     ("health", "What the load balancer and Prometheus ask."),
     ("metrics", "What goes to CloudWatch, once a minute."),
     ("host", "What the machine is held to."),
+    ("lifecycle", "What happens before the instance goes: scale-in, an interruption of spot, a shutdown."),
     ("instance", "Who records. Instance metadata (IMDSv2) says it; set it only outside EC2."),
 ];
 
@@ -233,6 +234,15 @@ keys! {
 
     time_server: Option<SocketAddr> = "host.time_server", text("169.254.169.123"), TIME_SERVER,
         "Whom the clock is compared with, by NTP; a clock that is off is a trouble, and stands in each manifest. Empty: off.";
+    hook: Option<String> = "lifecycle.hook",
+        Fallback::Absent { means: "the group's one hook for terminating instances", example: "\"tapfleet-drain\"" }, Maybe(HOOK),
+        "The lifecycle hook that holds an instance until everything is in S3.";
+    leaving_seconds: u64 = "lifecycle.rotate_seconds", number(15), Divisor { of: 86_400 },
+        "Seconds of a window while the instance is to leave.";
+    linger: Duration = "lifecycle.linger", text("5min"), Time { min: Duration::ZERO, max: Duration::from_secs(86_400) },
+        "Packets that come although the load balancer should send none any more are waited out for so long at most.";
+    shutdown: Duration = "lifecycle.shutdown", text("5min"), Time { min: Duration::ZERO, max: Duration::from_secs(3600) },
+        "A machine that shuts down is held up until the spool is empty, for so long at most.";
 
     instance_id: Option<String> = "instance.id",
         Fallback::Absent { means: FROM_METADATA, example: "\"i-0123456789abcdef0\"" }, Maybe(INSTANCE_ID),
@@ -400,6 +410,12 @@ const INSTANCE_ID: Text<String> = Text {
         let inside = t.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
         ((1..65).contains(&t.len()) && inside && ![".", ".."].contains(&t) && !TAKEN.contains(&t)).then(|| t.to_owned())
     },
+};
+
+/// Amazon EC2 Auto Scaling API Reference, PutLifecycleHook, LifecycleHookName.
+const HOOK: Text<String> = Text {
+    allowed: "1 to 255 letters, digits, hyphens, underscores and slashes",
+    parse: |t| ((1..256).contains(&t.len()) && t.chars().all(|c| c.is_ascii_alphanumeric() || "-_/".contains(c))).then(|| t.to_owned()),
 };
 
 /// Amazon EC2 Auto Scaling API Reference, CreateAutoScalingGroup, AutoScalingGroupName.

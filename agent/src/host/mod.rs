@@ -1,9 +1,12 @@
-//! What the machine says about itself: its clock, its interfaces, its instance.
-//! In: system calls, rtnetlink, instance metadata, a time server. Out: values. Never: a decision about frames or segments.
+//! What the machine says about itself: its clock, its interfaces, its instance, whether it is to leave.
+//! In: system calls, rtnetlink, instance metadata, Auto Scaling, a time server. Out: values.
+//! Never: a decision about frames or segments.
 
+pub mod autoscaling;
 pub mod clock;
 pub mod ethtool;
 pub mod imds;
+pub mod lifecycle;
 pub mod nic;
 pub mod systemd;
 pub mod timesync;

@@ -1,12 +1,13 @@
 //! In: what the agent is about. Out: a word to the service manager, and what it kept for us.
 //! Never: fails, waits for a manager that does not listen, or does anything outside systemd.
-//! Spec: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3).
+//! Spec: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3), systemctl(1).
 
 use std::env;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,11 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendmsg_addr, socket_with,
 };
 use sd_notify::NotifyState;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+/// Answers `stopping` from the moment on in which the shutdown is queued (systemctl(1), "is-system-running").
+const ASK: &str = "systemctl";
 
 const SOCKET: &str = "NOTIFY_SOCKET";
 
@@ -30,6 +36,11 @@ pub fn ready() {
 /// The agent has begun to stop.
 pub fn stopping() {
     say(&NotifyState::Stopping.to_string(), None, 1);
+}
+
+/// The stop takes longer: the manager waits for so long from now on, at least. To be said again within that time.
+pub fn more_time(time: Duration) {
+    say(&NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)).to_string(), None, TRIES);
 }
 
 /// One line for `systemctl status`; what follows a line break is left out, as it would be a message of its own.
@@ -63,6 +74,25 @@ pub fn keep(name: &str, descriptor: BorrowedFd<'_>) {
 /// Has the manager close its copies of that name.
 pub fn forget(name: &str) {
     say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None, TRIES);
+}
+
+/// Whether the machine shuts down or reboots, by the manager's own word; `false` where it cannot be told. Takes at most `patience`.
+pub async fn shuts_down(patience: Duration) -> bool {
+    if !listens() {
+        return false;
+    }
+    let ask = || Command::new(ASK).arg("is-system-running").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    match timeout(patience, spawn_blocking(ask)).await {
+        Ok(Ok(Ok(answer))) if !answer.stdout.is_empty() => answer.stdout.trim_ascii() == b"stopping",
+        asked => {
+            tracing::warn!(
+                ?asked,
+                ?patience,
+                "whether the machine shuts down cannot be told by `{ASK} is-system-running`: taken for a restart"
+            );
+            false
+        }
+    }
 }
 
 /// Numbers and names of the descriptors that the manager passed to this process.

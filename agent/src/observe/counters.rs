@@ -127,6 +127,12 @@ pub struct Counters {
     pub segments_finished: Count,
     /// Multipart uploads taken up again after a restart.
     pub uploads_resumed: Count,
+    /// Level: 1 while the instance is to leave.
+    pub leaving: Count,
+    /// Level: 1 when capture has been ended for that.
+    pub leaving_ended: Count,
+    /// Level: 1 while it goes, or is given up, with segments that S3 has not confirmed.
+    pub leaving_unsent: Count,
     /// How often the uploader went round: its life sign.
     pub upload_rounds: Count,
     /// Keys that were taken when we came to them.

@@ -57,14 +57,20 @@ pub struct Facts {
     pub live: bool,
 }
 
+/// Every reason there is to be unhealthy. None is of S3, the spool, credentials or the clock: a new instance would not cure those.
+pub const REASONS: [&str; 4] = ["leaving", "capture_stalled", "capture_unable", "recorder_stalled"];
+
 /// A reason to be unhealthy.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Reason {
-    /// Its stable name: `capture_stalled`, `capture_unable` or `recorder_stalled`.
+    /// Its stable name, one of [`REASONS`].
     pub reason: &'static str,
     /// For people.
     pub detail: String,
 }
+
+/// The one that is no illness.
+pub const LEAVING: &str = "leaving";
 
 /// What the load balancer is told.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -81,6 +87,13 @@ pub fn judge(counters: &Counters, facts: &Facts, now: Now) -> Health {
     let since = |sign_ns: u64| now.monotonic_ns.saturating_sub(sign_ns.max(facts.since.monotonic_ns));
     let seconds = |ns: u64| ns / SECOND_NS;
     let mut reasons = Vec::new();
+    if counters.leaving.get() + counters.leaving_ended.get() > 0 {
+        reasons.push(Reason { reason: LEAVING, detail: "the instance is to leave: send no more packets here".into() });
+    }
+    if counters.leaving_ended.get() > 0 {
+        // Threads that were ended stand still.
+        return Health { healthy: false, reasons };
+    }
     if facts.live {
         for (thread, pulse) in counters.captures.iter().enumerate() {
             let silent = since(pulse.beat_ns.get());
@@ -356,6 +369,28 @@ mod tests {
         }
         counters.drops[Drop::SpoolFull.index()].add(1 << 40);
         assert!(reasons(&counters, true).is_empty());
+    }
+
+    #[test]
+    fn nothing_but_what_a_new_instance_cures_and_the_end_of_this_one_makes_unhealthy() {
+        let long_ago: fn(&Counters) = |counters| counters.captures.iter().for_each(|pulse| pulse.able_ns.set(1));
+        let cases: [(&str, fn(&Counters)); 4] = [
+            ("leaving", |counters| counters.leaving.set(1)),
+            ("capture_stalled", |counters| counters.captures[0].beat_ns.set(1)),
+            ("capture_unable", long_ago),
+            ("recorder_stalled", |counters| counters.recorder.beat_ns.set(1)),
+        ];
+        for (reason, happens) in cases {
+            let counters = well();
+            happens(&counters);
+            assert_eq!(reasons(&counters, true), [reason]);
+        }
+        assert_eq!(cases.map(|(reason, _)| reason), REASONS, "every reason there is, and no other");
+        // Threads that were ended for it are no illness beside it.
+        let counters = well();
+        counters.leaving_ended.set(1);
+        counters.recorder.beat_ns.set(1);
+        assert_eq!(reasons(&counters, true), ["leaving"]);
     }
 
     async fn ask(address: SocketAddr, request: &str) -> String {

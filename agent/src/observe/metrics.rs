@@ -95,6 +95,9 @@ fn series(counters: &Counters) -> Vec<Series> {
         segments_finished,
         uploads_resumed,
         key_collisions,
+        leaving,
+        leaving_ended,
+        leaving_unsent,
         recorder: _,
         captures: _,
         upload_rounds: _,
@@ -140,6 +143,9 @@ fn series(counters: &Counters) -> Vec<Series> {
         level("segments_poison", segments_poison, "Segments that are damaged, or have failed for a day while others got through."),
         sum("segments_finished", segments_finished, "Segments that have left the spool, windows without frames included."),
         sum("uploads_resumed", uploads_resumed, "Multipart uploads taken up again after a restart."),
+        level("leaving", leaving, "1 while the instance is to leave."),
+        level("leaving_ended", leaving_ended, "1 when capture has been ended for that."),
+        level("leaving_unsent", leaving_unsent, "1 while the instance goes with segments that S3 has not confirmed."),
         sum("key_collisions", key_collisions, "Keys that were taken when we came to them."),
     ]
 }

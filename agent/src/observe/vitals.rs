@@ -61,7 +61,9 @@ impl Vitals {
         let passed_ns = now.monotonic_ns.saturating_sub(self.looked_ns).max(1);
         let rate = u128::from(frames.saturating_sub(self.frames)) * u128::from(SECOND_NS) / u128::from(passed_ns);
         (self.frames, self.looked_ns) = (frames, now.monotonic_ns);
-        let state = match health::judge(counters, facts, now).reasons.first() {
+        let state = match health::judge(counters, facts, now).reasons.iter().find(|reason| reason.reason != health::LEAVING) {
+            None if counters.leaving_ended.get() > 0 => "capture ended, the instance leaves".to_owned(),
+            None if counters.leaving.get() > 0 => format!("capturing on {}, the instance is to leave", self.interface),
             None => format!("capturing on {}", self.interface),
             Some(reason) => format!("not capturing: {}", reason.detail),
         };

@@ -7,6 +7,7 @@ use std::fmt;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::window::Window;
 use super::{Compression, Format, Precision};
 use crate::host::clock::SECOND_NS;
 
@@ -59,6 +60,14 @@ pub struct WindowFacts {
     pub start: Stamp,
     /// Its length.
     pub seconds: u64,
+}
+
+impl WindowFacts {
+    /// Those of a window.
+    #[must_use]
+    pub fn of(window: Window) -> Self {
+        Self { start: Stamp(window.start_ns), seconds: window.length_ns / SECOND_NS }
+    }
 }
 
 /// Frames of one origin.

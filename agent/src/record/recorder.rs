@@ -15,7 +15,7 @@ use super::facts::{ClockFacts, GapFacts, Kind, LossFacts, Stamp, WindowFacts};
 use super::key::Names;
 use super::quarantine::{self, Allowance};
 use super::segment::{Entry, Segment};
-use super::window::Window;
+use super::window::{Rotation, Window};
 use super::{Compression, Facts, Format, Precision, SegmentNumber, Settings, Spool, pcapng};
 use crate::capture::merge::Merge;
 use crate::capture::origins::{ORIGINS_MAX, OTHER};
@@ -146,6 +146,9 @@ impl Written {
 /// The recorder. `run` is its thread.
 pub struct Recorder<S, C> {
     settings: Settings,
+    rotation: Rotation,
+    /// Length of the windows that begin now, nanoseconds.
+    length_ns: u64,
     spool: S,
     clock: C,
     shared: Arc<Shared>,
@@ -176,6 +179,8 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             names,
             allowance: Allowance::new(settings.quarantine_bytes_per_s),
             metered: (meter(), [0; 3]),
+            rotation: Rotation::new(settings.rotate_seconds),
+            length_ns: settings.rotate_seconds.saturating_mul(SECOND_NS),
             settings,
             spool,
             clock,
@@ -193,6 +198,13 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             written: Written::default(),
             gaps_open: HashMap::new(),
         }
+    }
+
+    /// Windows are as long as `rotation` says, now and later.
+    #[must_use]
+    pub fn rotating(mut self, rotation: Rotation) -> Self {
+        self.rotation = rotation;
+        self
     }
 
     /// Takes events until every capture thread has ended, then closes what is open. `spent` gives the batches back, by thread.
@@ -358,22 +370,43 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     /// Makes the window of a stamp current if it is a later one. Says whether the frame is late, and whether the window that
     /// is still lingering takes it.
     fn place(&mut self, time_ns: u64) -> (bool, bool) {
-        let length_ns = self.settings.rotate_seconds.saturating_mul(SECOND_NS);
         if let Some(current) = &self.current {
-            let start_ns = current.window.start_ns;
-            if time_ns >= start_ns && time_ns < current.window.end_ns() {
+            if current.window.contains(time_ns) {
                 return (false, false);
             }
-            if time_ns < start_ns {
-                let lingering = self.previous.as_ref().is_some_and(|slot| slot.window == Window::of(time_ns, length_ns));
+            if time_ns < current.window.start_ns {
+                let lingering = self.previous.as_ref().is_some_and(|slot| slot.window.contains(time_ns));
                 return (!lingering, lingering);
             }
         }
         // A stamp of the future is of a clock that has since been set back: it belongs to now.
         let bound_ns = if self.settings.replay { u64::MAX } else { self.now.wall_ns };
-        self.advance(Window::of(time_ns.min(bound_ns), length_ns));
+        self.advance(self.window_at(time_ns.min(bound_ns)));
         let late = self.current.as_ref().is_some_and(|slot| time_ns < slot.window.start_ns);
         (late, false)
+    }
+
+    /// The window of a moment that is not before the current one's start. When the length was changed meanwhile it begins where the
+    /// current one ends.
+    fn window_at(&self, time_ns: u64) -> Window {
+        let window = Window::of(time_ns, self.length_ns);
+        match &self.current {
+            Some(slot) if slot.window.contains(time_ns) => slot.window,
+            Some(slot) => window.after(slot.window.end_ns()),
+            None => window,
+        }
+    }
+
+    /// Takes a change of the windows' length up: one that is too long now ends where a shorter one would.
+    fn look_at_rotation(&mut self) {
+        let length_ns = self.rotation.seconds().saturating_mul(SECOND_NS);
+        if self.settings.replay || length_ns == self.length_ns {
+            return;
+        }
+        self.length_ns = length_ns;
+        if let Some(slot) = &mut self.current {
+            slot.window = slot.window.until(Window::of(self.now.wall_ns, length_ns).end_ns());
+        }
     }
 
     /// Makes a later window the current one; what was current lingers, what was lingering is closed.
@@ -392,8 +425,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     }
 
     fn slot(&mut self, previous: bool) -> &mut Slot {
-        let length_ns = self.settings.rotate_seconds.saturating_mul(SECOND_NS);
-        let window = Window::of(self.now.wall_ns, length_ns);
+        let window = Window::of(self.now.wall_ns, self.length_ns);
         let slot = if previous { &mut self.previous } else { &mut self.current };
         slot.get_or_insert_with(|| Slot::new(window, false))
     }
@@ -504,7 +536,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
 
     fn facts(&self, kind: Kind, window: Window, opened_ns: u64) -> Facts {
         let settings = &self.settings;
-        let window = WindowFacts { start: Stamp(window.start_ns), seconds: window.length_ns / SECOND_NS };
+        let window = WindowFacts::of(window);
         Facts {
             opened: Stamp(opened_ns),
             format: settings.format,
@@ -527,8 +559,9 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
 
     /// What the clock asks for: windows that end, chunks and drafts that are due.
     fn tick(&mut self) {
+        self.look_at_rotation();
         if !self.settings.replay {
-            self.advance(Window::of(self.now.wall_ns, self.settings.rotate_seconds.saturating_mul(SECOND_NS)));
+            self.advance(self.window_at(self.now.wall_ns));
         }
         let linger_ns = LINGER_NS + self.settings.retirement_ms * 1_000_000;
         // Between steps the wall clock goes as the monotonic one does; a step has closed both windows.
@@ -603,6 +636,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         let Some(Open { segment, mut facts, interfaces, .. }) = slot.segment.take() else { return };
         let account = std::mem::take(&mut slot.account);
         account.tell(&mut facts, &slot.origins.list);
+        facts.window = WindowFacts::of(slot.window);
         facts.losses = self.losses();
         facts.clock = self.clock_facts(stepped);
         let statistics =

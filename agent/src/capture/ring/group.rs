@@ -6,6 +6,7 @@
 //! the old one must have let go first; else both would take the same frames.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub struct Group {
     /// Rings of the agent before that no thread has taken yet.
     left: Mutex<Vec<Left>>,
     state: Mutex<State>,
+    /// No agent will come after this one.
+    last: AtomicBool,
 }
 
 impl std::fmt::Debug for Group {
@@ -66,7 +69,14 @@ impl Group {
     /// When libpcap does not compile the kernel filter.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
         let filter = filter::kernel_filter(&settings.rules)?;
-        Ok(Arc::new(Self { size: settings.threads.max(1), filter, shelf: None, left: Mutex::default(), state: Mutex::default() }))
+        Ok(Arc::new(Self {
+            size: settings.threads.max(1),
+            filter,
+            shelf: None,
+            left: Mutex::default(),
+            state: Mutex::default(),
+            last: AtomicBool::new(false),
+        }))
     }
 
     /// A group whose sockets outlive the process on `shelf`. Of what was `found` there the rings are gone on with, if they are what
@@ -84,7 +94,12 @@ impl Group {
         let mut left = handover::take_over(settings, interface, &shelf, found);
         left.reverse();
         let (left, size) = (Mutex::new(left), settings.threads.max(1));
-        Ok(Arc::new(Self { size, filter, shelf: Some(shelf), left, state: Mutex::default() }))
+        Ok(Arc::new(Self { size, filter, shelf: Some(shelf), left, state: Mutex::default(), last: AtomicBool::new(false) }))
+    }
+
+    /// From now on who is told to hand over refuses instead, and gives all that its ring holds: nobody will go on with it.
+    pub fn leave_nothing(&self) {
+        self.last.store(true, Ordering::Release);
     }
 
     /// The next ring of the agent before.
@@ -208,6 +223,11 @@ impl Membership {
     /// Tells the other members that the interface is gone.
     pub fn leave(&self, cause: &str) {
         self.group.state().broken.get_or_insert_with(|| cause.to_owned());
+    }
+
+    /// Whether another agent may go on with the ring.
+    pub fn may_hand_over(&self) -> bool {
+        !self.group.last.load(Ordering::Acquire)
     }
 
     /// Why the interface is gone, if another member knows.

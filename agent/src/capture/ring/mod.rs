@@ -225,7 +225,7 @@ impl Engine for Ring {
     }
 
     fn hand_over(&mut self) -> Result<(), Error> {
-        if self.kept.is_none() || self.hold.has_ended() {
+        if self.kept.is_none() || self.hold.has_ended() || !self.hold.may_hand_over() {
             return self.refuse_more();
         }
         self.read_counters()?;

@@ -274,6 +274,36 @@ fn a_clock_step_closes_the_segment_and_nothing_is_reopened() {
 }
 
 #[test]
+fn windows_that_are_shortened_and_lengthened_again_leave_no_gap_do_not_overlap_and_take_every_frame() {
+    let mut rig = rig(settings(), 1);
+    let rotation = Rotation::new(900);
+    rig.recorder = rig.recorder.rotating(rotation.clone());
+    let mut sent = 0;
+    // From 00:15:01 on, a frame each second: from 00:17:07 on windows of 15 s, from 00:18:20 on of 900 s again, until 00:31.
+    for second in 1..=960 {
+        match second {
+            127 => rotation.set(15),
+            200 => rotation.set(900),
+            _ => {}
+        }
+        rig.clock.set(START + second * SECOND_NS, (76 + second) * SECOND_NS);
+        let straggler = second % 15 == 0;
+        rig.round(Some(frame(START + second * SECOND_NS - u64::from(straggler), b"x")));
+        sent += 1;
+    }
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    let windows: Vec<_> = kept.closed.iter().map(|(facts, _)| ((facts.window.start.0 - START) / SECOND_NS, facts.window.seconds)).collect();
+    assert_eq!(windows, [(0, 135), (135, 15), (150, 15), (165, 15), (180, 15), (195, 15), (210, 690), (900, 900)]);
+    for (facts, _) in &kept.closed {
+        let window = facts.window.start.0..facts.window.start.0 + facts.window.seconds * SECOND_NS;
+        assert!(window.contains(&facts.first.unwrap().0) && window.contains(&facts.last.unwrap().0), "{facts:?}");
+        assert_eq!(facts.late, 0);
+    }
+    assert_eq!(kept.closed.iter().map(|(facts, _)| facts.frames).sum::<u64>(), sent);
+}
+
+#[test]
 fn a_slewing_clock_is_no_step() {
     let mut rig = rig(settings(), 1);
     for _ in 0..100 {
