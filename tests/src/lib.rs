@@ -5,5 +5,6 @@ pub mod agent;
 pub mod captures;
 pub mod localstack;
 pub mod machine;
+pub mod mailbox;
 pub mod netns;
 pub mod packet;
