@@ -277,7 +277,7 @@ const DIED: &str = "the capture agent died";
 #[test]
 fn each_way_to_die_is_mailed_once_in_words_that_fit_and_a_clean_stop_is_not() {
     let _beside = beside();
-    let hold = "[Service]\nWatchdogSec=4\nTimeoutAbortSec=1\nTimeoutStartSec=20\n";
+    let hold = "[Service]\nWatchdogSec=4\nTimeoutAbortSec=1\n";
     let watched = Watched::boot(&settings(), hold, 2);
     let machine = &watched.machine;
     machine.systemctl("start");
@@ -317,11 +317,11 @@ fn each_way_to_die_is_mailed_once_in_words_that_fit_and_a_clean_stop_is_not() {
     watched.set(&settings());
 
     let with_drop_in = |name: &str, text: &str, words: &str| {
-        machine.drop_in(UNIT, "broken", text);
+        machine.drop_in(UNIT, "unfit", text);
         machine.run("systemctl", &["daemon-reload"]);
         watched.start();
         watched.one_mail(name, DIED, words);
-        fs::remove_file(machine.path("etc/systemd/system/tapfleetd.service.d/broken.conf")).unwrap();
+        fs::remove_file(machine.path("etc/systemd/system/tapfleetd.service.d/unfit.conf")).unwrap();
         machine.run("systemctl", &["daemon-reload"]);
         watched.clear();
     };
@@ -343,7 +343,11 @@ fn hook_is_quick(watched: &Watched) {
     let death = ["-u", "tapfleet", "--", "env", "SERVICE_RESULT=signal", "EXIT_CODE=killed", "EXIT_STATUS=KILL"];
     let hook = [&death[..], &["/usr/lib/tapfleet/tapfleetd", "alert", "--service-result"]].concat();
     let mut quickest = [Duration::MAX; 2];
-    for turn in 0..10 {
+    for turn in 0..60 {
+        // Other programs want the processors too: the quickest turn is the hook's own time.
+        if turn >= 10 && quickest.iter().all(|took| *took < HOOK) {
+            break;
+        }
         if turn % 2 == 0 {
             let _ = fs::remove_file(watched.machine.path(&format!("{OUTBOX}/troubles.json")));
         }
@@ -354,7 +358,6 @@ fn hook_is_quick(watched: &Watched) {
         quickest[turn % 2] = quickest[turn % 2].min(took);
     }
     println!("the hook files in {:?} and folds in {:?}, with the way into the machine", quickest[0], quickest[1]);
-    // Other programs want the processors too: the quickest of five is the hook's own.
     assert!(quickest.iter().all(|took| *took < HOOK), "{quickest:?}");
 }
 
@@ -408,8 +411,7 @@ fn an_agent_whose_program_is_missing_is_mailed_about_after_a_minute_and_revived_
     let again = machine.wait_for("it was tried again, has failed again, and OnFailure= has heard", Duration::from_secs(60), |machine| {
         failures(machine) == 2
     });
-    assert!(again > Duration::from_secs(10), "it was tried again after {again:?} already");
-    watched.one_mail_after(died, Duration::from_secs(60));
+    watched.both_mails_after(died, Duration::from_secs(60));
     machine.link_program(PROGRAMS[0]);
     let back = machine.wait_for("it is revived", Duration::from_secs(60), |machine| machine.property("ActiveState") == "active");
     println!("failed for good, tried again after {again:?}; back {back:?} after its program was");
@@ -422,18 +424,23 @@ fn an_agent_whose_program_is_missing_is_mailed_about_after_a_minute_and_revived_
 }
 
 impl Watched {
-    fn one_mail_after(&self, died: Instant, grace: Duration) {
-        let mails = loop {
-            let mails = self.mailbox.mails(1, Duration::from_secs(5));
-            if !mails.is_empty() || died.elapsed() > 2 * grace {
-                break mails;
+    /// That it was killed, and that it fails since, are told when the agent has had its minute.
+    fn both_mails_after(&self, died: Instant, grace: Duration) {
+        let mut mails = Vec::new();
+        let mut waited = None;
+        while mails.len() < 2 && died.elapsed() < 2 * grace {
+            mails.extend(self.mailbox.mails(1, Duration::from_secs(5)));
+            if !mails.is_empty() {
+                waited.get_or_insert_with(|| died.elapsed());
             }
-        };
-        let waited = died.elapsed();
-        assert_eq!(mails.len(), 1, "{mails:#?}");
+        }
+        let waited = waited.unwrap_or_else(|| panic!("no mail"));
         assert!(waited >= grace - Duration::from_secs(1), "the agent had only {waited:?}");
-        println!("program missing: mailed {waited:?} after the death: {}", mails[0].body.lines().next().unwrap());
-        assert!(mails[0].subject.ends_with(DIED) && mails[0].body.contains(INSTANCE), "{mails:#?}");
+        mails.sort_by_key(|mail| mail.subject.clone());
+        let subjects: Vec<&str> = mails.iter().map(|mail| mail.subject.as_str()).collect();
+        assert_eq!(subjects, ["FAILURE", "STILL"].map(|word| format!("tapfleet {word} {INSTANCE}: {DIED}")));
+        assert!(mails[0].body.contains("killed by SIGKILL") && mails[1].body.contains("its program is missing"), "{mails:#?}");
+        println!("program missing: mailed {waited:?} after the death: {}", mails[1].body.lines().next().unwrap());
     }
 }
 

@@ -6,6 +6,9 @@
 /// The longest word of the manager that is taken over, characters.
 const WORD_MAX: usize = 40;
 
+/// Said before the cause when the manager has given up for now.
+const FOR_GOOD: &str = "it fails again and again, and is tried twice a minute; ";
+
 /// What a dead agent may have taken with it.
 const IN_MEMORY: &str = "what it held in memory, at most spool.flush_ms of packets, is lost";
 
@@ -18,6 +21,8 @@ pub struct Ending {
     code: String,
     /// Exit status, or the signal's name without `SIG`.
     status: String,
+    /// Whether the manager has given up for now.
+    for_good: bool,
 }
 
 impl Ending {
@@ -25,10 +30,10 @@ impl Ending {
     /// `None`: it tells nothing.
     #[must_use]
     pub fn told(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        ["", "MONITOR_"].into_iter().find_map(|prefix| {
+        [("", false), ("MONITOR_", true)].into_iter().find_map(|(prefix, for_good)| {
             let word = |name: &str| variable(&format!("{prefix}{name}")).map(|word| plain(&word));
             let result = word("SERVICE_RESULT").filter(|word| !word.is_empty())?;
-            Some(Self { result, code: word("EXIT_CODE").unwrap_or_default(), status: word("EXIT_STATUS").unwrap_or_default() })
+            Some(Self { result, code: word("EXIT_CODE").unwrap_or_default(), status: word("EXIT_STATUS").unwrap_or_default(), for_good })
         })
     }
 
@@ -47,6 +52,16 @@ impl Ending {
     /// What happened, in one line for people.
     #[must_use]
     pub fn detail(&self) -> String {
+        if self.for_good { format!("{FOR_GOOD}{}", self.cause()) } else { self.cause() }
+    }
+
+    /// Whether a person who was told `detail` must be told of this too: it fails for good, which is new, and by another cause.
+    #[must_use]
+    pub fn is_worse_than(&self, detail: &str) -> bool {
+        self.for_good && !detail.starts_with(FOR_GOOD) && detail != self.cause()
+    }
+
+    fn cause(&self) -> String {
         match (self.result.as_str(), self.code.as_str(), self.status.as_str()) {
             ("watchdog", ..) => format!("it hung: no sign of life came within WatchdogSec=, and systemd ended it; {IN_MEMORY}"),
             ("oom-kill", ..) => format!("the kernel ended it for want of memory; {IN_MEMORY}"),
@@ -129,7 +144,7 @@ mod tests {
             "MONITOR_EXIT_STATUS" => Some("226".into()),
             _ => None,
         });
-        assert_eq!(ending, Some(hook("exit-code", "exited", "226")));
+        assert_eq!(ending, Some(Ending { for_good: true, ..hook("exit-code", "exited", "226") }));
     }
 
     #[test]

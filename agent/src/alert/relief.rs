@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::desk::Unsaved;
 use super::ending::Ending;
-use super::fold::{Fold, Losses};
+use super::fold::{Fold, Losses, State};
 use super::mail::{Mail, Place};
 use super::notifier::Notifier;
 use super::outbox::{self, Left, MAILS_MAX, Opened, Outbox};
@@ -49,31 +49,39 @@ pub(super) async fn leave(outbox: &Outbox, left: Left) {
 /// When the outbox cannot be locked or written.
 pub fn file(settings: &Settings, place: &Place, trouble: Trouble, detail: String, now: Now) -> Result<(), outbox::Error> {
     let outbox = Outbox::new(&settings.dir);
-    file_in(&mut outbox.open()?, settings, place, (trouble, detail), now)
+    let mut opened = outbox.open()?;
+    let state = opened.state().clone();
+    fold_in(&mut opened, state, settings, place, (trouble, detail), now)
 }
 
-/// Files that the agent's service ended, unless the agent has said so itself.
+/// Files that the agent's service ended, unless the agent has said so itself. When it turns out to fail for good by another cause than
+/// the one that was told, a repeat says so at once.
 ///
 /// # Errors
 /// As [`file`].
 pub fn file_ending(settings: &Settings, place: &Place, ending: &Ending, now: Now) -> Result<(), outbox::Error> {
     let outbox = Outbox::new(&settings.dir);
     let mut opened = outbox.open()?;
-    let said = ending.had_last_words() && opened.state().open.contains_key(Trouble::CaptureFailed.name());
-    if said {
+    let mut state = opened.state().clone();
+    if ending.had_last_words() && state.open.contains_key(Trouble::CaptureFailed.name()) {
         return Ok(());
     }
-    file_in(&mut opened, settings, place, (Trouble::AgentDied, ending.detail()), now)
+    if let Some(open) = state.open.get_mut(Trouble::AgentDied.name())
+        && ending.is_worse_than(&open.detail)
+    {
+        (open.detail, open.told_ns) = (ending.detail(), 0);
+    }
+    fold_in(&mut opened, state, settings, place, (Trouble::AgentDied, ending.detail()), now)
 }
 
-fn file_in(
+fn fold_in(
     opened: &mut Opened<'_>,
+    mut state: State,
     settings: &Settings,
     place: &Place,
     (trouble, detail): (Trouble, String),
     now: Now,
 ) -> Result<(), outbox::Error> {
-    let mut state = opened.state().clone();
     let room = opened.waiting()? < MAILS_MAX;
     let limits = Limits::new(settings, true);
     let mut fold = Fold::new(limits, settings.repeat, &place.instance, Losses::default());

@@ -71,6 +71,33 @@ fn a_crash_loop_is_filed_once_and_repeated_by_the_hour() {
 }
 
 #[test]
+fn an_agent_that_was_killed_and_then_fails_for_good_by_another_cause_is_told_of_once_more_and_once_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (settings, place) = (settings(dir.path()), Place::default());
+    let for_good = |status: &'static str| {
+        let word = move |name: &str| match name {
+            "MONITOR_SERVICE_RESULT" => Some("exit-code".to_owned()),
+            "MONITOR_EXIT_CODE" => Some("exited".into()),
+            "MONITOR_EXIT_STATUS" => Some(status.into()),
+            _ => None,
+        };
+        Ending::told(word).unwrap()
+    };
+    file_ending(&settings, &place, &ending("signal", "killed", "KILL"), at(0)).unwrap();
+    file_ending(&settings, &place, &for_good("203"), at(5)).unwrap();
+    assert_eq!(waiting(dir.path()), 2);
+    for (second, status) in [(35, "203"), (65, "226"), (95, "2"), (125, "203")] {
+        file_ending(&settings, &place, &for_good(status), at(second)).unwrap();
+    }
+    assert_eq!(waiting(dir.path()), 2);
+    let other = tempfile::tempdir().unwrap();
+    let settings = self::settings(other.path());
+    file_ending(&settings, &place, &ending("exit-code", "exited", "2"), at(0)).unwrap();
+    file_ending(&settings, &place, &for_good("2"), at(5)).unwrap();
+    assert_eq!(waiting(other.path()), 1, "the cause was told");
+}
+
+#[test]
 fn an_end_that_the_agent_has_explained_itself_is_not_filed_twice() {
     let dir = tempfile::tempdir().unwrap();
     let (settings, place) = (settings(dir.path()), Place::default());
