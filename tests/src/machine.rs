@@ -32,6 +32,15 @@ pub const UNITS: [&str; 7] = [
 /// The names of the program in the machine: the second one serves when the first is gone.
 pub const PROGRAMS: [&str; 2] = ["usr/bin/tapfleetd", "usr/lib/tapfleet/tapfleetd"];
 
+/// Machines that share a cgroup remove each other's: each gets one of its own, of its name, in the hierarchies that systemd uses.
+const IN_ITS_OWN_CGROUP: &str = r#"for base in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+  if [ -d $base ]; then mkdir $base/$0 && echo $$ >$base/$0/cgroup.procs; fi
+done
+exec "$@""#;
+
+/// Removes the cgroup of that name.
+const REMOVE_CGROUP: &str = "find /sys/fs/cgroup/systemd/$0 /sys/fs/cgroup/unified/$0 -depth -type d -exec rmdir {} +";
+
 /// Where it is mounted.
 const PROGRAM: &str = "/opt/tapfleetd";
 
@@ -40,6 +49,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 /// A booted machine. Its journal is shown when a test fails.
 #[derive(Debug)]
 pub struct Machine {
+    name: String,
     /// The wire: the machine lives in the namespace of the tap.
     pub pair: Pair,
     nspawn: Child,
@@ -56,7 +66,8 @@ impl Machine {
     pub fn boot(settings: &Settings, drop_in: &str) -> Self {
         let pair = Pair::new();
         let name = format!("tapfleet-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut nspawn = Command::new("systemd-nspawn")
+        let mut nspawn = Command::new("sh")
+            .args(["-c", IN_ITS_OWN_CGROUP, &name, "systemd-nspawn"])
             .args(["--quiet", "--volatile=overlay", "--register=no", "--keep-unit", "--boot", "--link-journal=no", "--console=pipe"])
             .args(["--resolv-conf=off", "--timezone=off", "--directory"])
             .arg(root_folder())
@@ -69,7 +80,7 @@ impl Machine {
             .spawn()
             .unwrap_or_else(|cause| panic!("cannot run systemd-nspawn: {cause}; see tests/setup/system.sh"));
         let leader = leader_of(&mut nspawn);
-        let machine = Self { pair, nspawn, leader };
+        let machine = Self { name, pair, nspawn, leader };
         machine.wait_for("the machine has booted", Duration::from_secs(20), |machine| {
             let state = machine.output("systemctl", &["is-system-running"]);
             ["running", "degraded"].contains(&String::from_utf8_lossy(&state.stdout).trim())
@@ -235,10 +246,11 @@ impl Drop for Machine {
                 }
                 let _ = self.nspawn.kill();
                 let _ = self.nspawn.wait();
-                return;
+                break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        let _ = Command::new("sh").args(["-c", REMOVE_CGROUP, &self.name]).stderr(Stdio::null()).status();
     }
 }
 
