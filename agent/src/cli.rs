@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tapfleet::config::{self, Errors, Settings, Written};
@@ -46,7 +47,7 @@ enum Command {
         #[command(flatten)]
         file: SettingsFile,
         /// Its subject
-        #[arg(long, requires = "message", required_unless_present = "test")]
+        #[arg(long, requires = "message", required_unless_present_any = ["test", "service_result", "send_after"])]
         subject: Option<String>,
         /// Its text
         #[arg(long, requires = "subject")]
@@ -54,6 +55,13 @@ enum Command {
         /// Send a mail that says that it is a test, and find out whether anybody gets it
         #[arg(long, conflicts_with_all = ["subject", "message"])]
         test: bool,
+        /// For ExecStopPost= and OnFailure= of systemd: file how the agent's service ended, and send nothing
+        #[arg(long, conflicts_with_all = ["subject", "message", "test"])]
+        service_result: bool,
+        /// Send what has waited in the outbox for so many seconds (0 to 3600), unless an agent does
+        #[arg(long, value_name = "SECONDS", conflicts_with_all = ["subject", "message", "test", "service_result"])]
+        #[arg(value_parser = clap::value_parser!(u64).range(..=3600))]
+        send_after: Option<u64>,
     },
     /// Ask the running agent how it is
     Status {
@@ -192,7 +200,15 @@ fn command(command: Command) -> Result<(), Failure> {
             log();
             spool::upload(settings)
         }
-        Command::Alert { file, subject, message, test: _ } => {
+        Command::Alert { file, service_result: true, .. } => {
+            log();
+            alert::file_ending(&file.read(None)?)
+        }
+        Command::Alert { file, send_after: Some(seconds), .. } => {
+            log();
+            alert::relieve(&file.read(None)?, Duration::from_secs(seconds))
+        }
+        Command::Alert { file, subject, message, .. } => {
             let (settings, instance) = file.read(None)?.alert()?;
             log();
             alert::send(&settings, instance, subject.zip(message))

@@ -17,7 +17,7 @@ use tokio::task::{self, JoinHandle};
 use tokio::time::timeout;
 
 use crate::alert::rules::Trouble;
-use crate::alert::{self, Place, Sns};
+use crate::alert::{self, Place, Sns, relief};
 use crate::capture::keeper::Keeper;
 use crate::capture::ring::{self, Group, Ring, Shelf};
 use crate::capture::worker::{Judge, Opener, Shared, Worker};
@@ -369,21 +369,42 @@ pub async fn place(mut instance: Instance, settings: &alert::Settings) -> Place 
         instance.az.get_or_insert(found.az);
         instance.id = Some(found.id);
     }
-    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let id = instance.id.clone().unwrap_or_else(host);
-    place_of(&instance, &id, settings)
+    place_at_hand(instance, settings)
 }
 
-/// Files the trouble that ends the process.
+/// Where this is, without asking anybody: by the settings, by what the last agent left, by the host's name.
+#[must_use]
+pub fn place_at_hand(instance: Instance, settings: &alert::Settings) -> Place {
+    let left = relief::left(settings).place;
+    Place {
+        instance: instance.id.or(Some(left.instance).filter(|id| !id.is_empty())).unwrap_or_else(relief::host_name),
+        region: instance.region.or(left.region),
+        zone: instance.az.or(left.zone),
+        group: instance.group.or(left.group),
+        account: settings.account().or(left.account),
+    }
+}
+
+/// Files the trouble that ends the process. Under systemd that is all: the next agent or the alert unit sends it, and capture is back
+/// the sooner.
 async fn last_words(settings: &alert::Settings, instance: Instance, error: &Error) {
     let Some(topic) = &settings.topic_arn else { return };
     // Of these another agent or the caller knows: capture is not what failed.
     if matches!(error, Error::Spool(spool::Error::InUse { .. }) | Error::Unsent(_)) {
         return;
     }
-    let place = place(instance, settings).await;
-    let notifier = Arc::new(Sns::new(topic));
-    alert::report(settings, place, Trouble::CaptureFailed, error.to_string(), notifier, SystemClock.now()).await;
+    let restarted = systemd::started_us();
+    let place = if restarted { place_at_hand(instance, settings) } else { place(instance, settings).await };
+    let (filing, detail) = (settings.clone(), error.to_string());
+    let filed = task::spawn_blocking(move || {
+        relief::file(&filing, &place, Trouble::CaptureFailed, detail, SystemClock.now()).map_err(|e| e.to_string())
+    });
+    if let Err(cause) = filed.await.unwrap_or_else(|died| Err(died.to_string())) {
+        tracing::error!("the trouble that ends the agent is not filed: {cause}");
+    }
+    if !restarted {
+        relief::last_try(settings, Arc::new(Sns::new(topic))).await;
+    }
 }
 
 /// The names that the spool's segments bear, so that no new one gets the same.

@@ -6,6 +6,7 @@ pub mod captures;
 pub mod fake_aws;
 pub mod localstack;
 pub mod machine;
+pub mod mailbox;
 pub mod moto;
 pub mod netns;
 pub mod packet;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,11 +18,38 @@ use crate::netns::Pair;
 /// The agent's unit.
 pub const UNIT: &str = "tapfleetd.service";
 
+/// All units, as a package installs them.
+pub const UNITS: [&str; 7] = [
+    UNIT,
+    "tapfleetd-failed.service",
+    "tapfleetd-revive.service",
+    "tapfleetd-revive.timer",
+    "tapfleet-alert.service",
+    "tapfleet-alert.path",
+    "tapfleet-alert.timer",
+];
+
+/// The names of the program in the machine: the second one serves when the first is gone.
+pub const PROGRAMS: [&str; 2] = ["usr/bin/tapfleetd", "usr/lib/tapfleet/tapfleetd"];
+
+/// Machines that share a cgroup remove each other's: each gets one of its own, of its name, in the hierarchies that systemd uses.
+const IN_ITS_OWN_CGROUP: &str = r#"for base in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+  if [ -d $base ]; then mkdir $base/$0 && echo $$ >$base/$0/cgroup.procs; fi
+done
+exec "$@""#;
+
+/// Removes the cgroup of that name.
+const REMOVE_CGROUP: &str = "find /sys/fs/cgroup/systemd/$0 /sys/fs/cgroup/unified/$0 -depth -type d -exec rmdir {} +";
+
+/// Where it is mounted.
+const PROGRAM: &str = "/opt/tapfleetd";
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A booted machine. Its journal is shown when a test fails.
 #[derive(Debug)]
 pub struct Machine {
+    name: String,
     /// The wire: the machine lives in the namespace of the tap.
     pub pair: Pair,
     nspawn: Child,
@@ -38,20 +66,21 @@ impl Machine {
     pub fn boot(settings: &Settings, drop_in: &str) -> Self {
         let pair = Pair::new();
         let name = format!("tapfleet-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut nspawn = Command::new("systemd-nspawn")
+        let mut nspawn = Command::new("sh")
+            .args(["-c", IN_ITS_OWN_CGROUP, &name, "systemd-nspawn"])
             .args(["--quiet", "--volatile=overlay", "--register=no", "--keep-unit", "--boot", "--link-journal=no", "--console=pipe"])
             .args(["--resolv-conf=off", "--timezone=off", "--directory"])
             .arg(root_folder())
             .arg(format!("--machine={name}"))
             .arg(format!("--network-namespace-path=/run/netns/{}", pair.tap.name()))
-            .arg(format!("--bind-ro={}:/usr/bin/tapfleetd", program("tapfleetd").display()))
+            .arg(format!("--bind-ro={}:{PROGRAM}", program("tapfleetd").display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|cause| panic!("cannot run systemd-nspawn: {cause}; see tests/setup/system.sh"));
         let leader = leader_of(&mut nspawn);
-        let machine = Self { pair, nspawn, leader };
+        let machine = Self { name, pair, nspawn, leader };
         machine.wait_for("the machine has booted", Duration::from_secs(20), |machine| {
             let state = machine.output("systemctl", &["is-system-running"]);
             ["running", "degraded"].contains(&String::from_utf8_lossy(&state.stdout).trim())
@@ -62,21 +91,37 @@ impl Machine {
 
     fn install(&self, settings: &Settings, drop_in: &str) {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("systemd");
-        for (file, to) in [
-            ("tapfleetd.service", "usr/lib/systemd/system/tapfleetd.service"),
-            ("tapfleet.sysusers", "usr/lib/sysusers.d/tapfleet.conf"),
-            ("tapfleet.tmpfiles", "usr/lib/tmpfiles.d/tapfleet.conf"),
-        ] {
+        for unit in UNITS {
+            self.write(&format!("usr/lib/systemd/system/{unit}"), &fs::read_to_string(from.join(unit)).unwrap());
+        }
+        for (file, to) in
+            [("tapfleet.sysusers", "usr/lib/sysusers.d/tapfleet.conf"), ("tapfleet.tmpfiles", "usr/lib/tmpfiles.d/tapfleet.conf")]
+        {
             self.write(to, &fs::read_to_string(from.join(file)).unwrap());
+        }
+        for name in PROGRAMS {
+            self.link_program(name);
         }
         self.write("etc/tapfleet/tapfleet.toml", &settings.toml());
         if !drop_in.is_empty() {
-            self.write("etc/systemd/system/tapfleetd.service.d/test.conf", drop_in);
+            self.drop_in(UNIT, "test", drop_in);
         }
         self.run("systemd-sysusers", &[]);
         self.run("systemd-tmpfiles", &["--create", "tapfleet.conf"]);
         self.run("systemctl", &["daemon-reload"]);
         self.run("systemctl", &["enable", "--quiet", UNIT]);
+    }
+
+    /// Gives the program a name.
+    pub fn link_program(&self, name: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(PROGRAM, path).unwrap();
+    }
+
+    /// Adds lines to a unit; they hold from the next `daemon-reload` on.
+    pub fn drop_in(&self, unit: &str, name: &str, text: &str) {
+        self.write(&format!("etc/systemd/system/{unit}.d/{name}.conf"), text);
     }
 
     /// A path of the machine, as this host reaches it.
@@ -120,7 +165,29 @@ impl Machine {
     /// A property of the agent's unit.
     #[must_use]
     pub fn property(&self, name: &str) -> String {
-        self.run("systemctl", &["show", "--value", "--property", name, UNIT]).trim().to_owned()
+        self.property_of(UNIT, name)
+    }
+
+    /// A property of a unit.
+    #[must_use]
+    pub fn property_of(&self, unit: &str, name: &str) -> String {
+        self.run("systemctl", &["show", "--value", "--property", name, unit]).trim().to_owned()
+    }
+
+    /// The agent's process, as this host numbers it.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn agent_pid(&self) -> u32 {
+        let (here, main) = (fs::read_link(format!("/proc/{}/ns/pid", self.leader)).unwrap(), self.property("MainPID"));
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
+        let mut ours = processes.filter(|pid| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|found| found == here));
+        let numbered = |pid: &u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().next_back() == Some(&main))
+        };
+        ours.find(numbered).unwrap_or_else(|| panic!("no process has the number {main} in the machine"))
     }
 
     /// Starts or restarts it, and gives how long that took: until it said that it is ready.
@@ -140,8 +207,15 @@ impl Machine {
     /// What the agent's unit has in the journal.
     #[must_use]
     pub fn journal(&self) -> String {
-        String::from_utf8_lossy(&self.output("journalctl", &["--no-pager", "--quiet", "--output=short-precise", "--unit", UNIT]).stdout)
-            .into_owned()
+        self.journal_of(&[UNIT])
+    }
+
+    /// What units have in the journal.
+    #[must_use]
+    pub fn journal_of(&self, units: &[&str]) -> String {
+        let units = units.iter().flat_map(|unit| ["--unit", unit]);
+        let args: Vec<&str> = ["--no-pager", "--quiet", "--output=short-precise"].into_iter().chain(units).collect();
+        String::from_utf8_lossy(&self.output("journalctl", &args).stdout).into_owned()
     }
 
     /// Waits until `done` says so, and gives how long that took.
@@ -161,7 +235,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!("the machine's journal of {UNIT}:\n{}", self.journal());
+            println!("the machine's journal:\n{}", self.journal_of(&UNITS));
         }
         let _ = self.output("systemctl", &["poweroff"]);
         let end = Instant::now() + Duration::from_secs(10);
@@ -172,10 +246,11 @@ impl Drop for Machine {
                 }
                 let _ = self.nspawn.kill();
                 let _ = self.nspawn.wait();
-                return;
+                break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        let _ = Command::new("sh").args(["-c", REMOVE_CGROUP, &self.name]).stderr(Stdio::null()).status();
     }
 }
 

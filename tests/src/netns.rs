@@ -66,13 +66,7 @@ impl Namespace {
 
     /// Runs `work` in it, on a thread of its own, and waits for it. Threads that `work` starts are in it too.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                self.enter();
-                work()
-            });
-            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
-        })
+        within(&self.name, work)
     }
 
     /// Starts `work` in it, on a thread of its own.
@@ -95,6 +89,17 @@ impl Drop for Namespace {
         // Processes and sockets in it keep it alive, but its name goes.
         let _ = Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
     }
+}
+
+/// Runs `work` in the namespace of that name, as [`Namespace::run`] does.
+pub fn within<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            enter(name);
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 fn enter(name: &str) {

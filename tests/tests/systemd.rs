@@ -1,6 +1,7 @@
-//! The agent under a real systemd, as its unit has it: starts, dies, hangs, is restarted under load.
-//! In: a small Debian booted in a container, packets over a veth pair. Out: promise 7, and what the unit claims. S3 cannot be reached.
-//! Needs: root, systemd-nspawn, mmdebstrap.
+//! The agent under a real systemd, as its units have it: starts, dies, hangs, is restarted under load, is mailed about.
+//! In: a small Debian booted in a container, packets over a veth pair, a topic. Out: promises 5 and 7, and what the units claim.
+//! The captures' S3 cannot be reached; the topic is LocalStack's. Out of memory is made by cgroup v1 of this host.
+//! Needs: root, systemd-nspawn, mmdebstrap, S3.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,30 +9,39 @@ use std::fs;
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tapfleet_tests::agent::{Settings, sum};
+use tapfleet_tests::agent::{INSTANCE, Settings, sum};
 use tapfleet_tests::captures::records;
-use tapfleet_tests::machine::{Machine, UNIT};
+use tapfleet_tests::localstack::{CREDENTIALS, REGION};
+use tapfleet_tests::machine::{Machine, PROGRAMS, UNIT, UNITS};
+use tapfleet_tests::mailbox::{Mail, Mailbox, Passage};
 use tapfleet_tests::netns::TAP;
 use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp};
 
-/// One after the other: each wants the processors for itself.
-static ALONE: Mutex<()> = Mutex::new(());
+/// What is under load wants the processors for itself; what mostly waits may run side by side.
+static PROCESSORS: RwLock<()> = RwLock::new(());
 
 const SPOOL: &str = "/var/lib/tapfleet/spool";
 
 /// Frames per second on the wire.
 const RATE: u64 = 3000;
 
+/// The most that `systemd-analyze security` may say of what sends and files alerts.
+const ALERT_EXPOSURE: f64 = 3.5;
+
 /// What a restart may take until frames are taken again.
 const BACK: Duration = Duration::from_secs(2);
 
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(|poison| poison.into_inner())
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    PROCESSORS.write().unwrap_or_else(|poison| poison.into_inner())
+}
+
+fn beside() -> RwLockReadGuard<'static, ()> {
+    PROCESSORS.read().unwrap_or_else(|poison| poison.into_inner())
 }
 
 fn settings() -> Settings {
@@ -40,15 +50,27 @@ fn settings() -> Settings {
 }
 
 #[test]
-fn the_unit_is_verified_without_a_word_and_its_sandbox_is_tight() {
+fn the_units_are_verified_without_a_word_and_their_sandboxes_are_tight() {
     let _alone = alone();
     let machine = Machine::boot(&settings(), "");
-    assert_eq!(machine.run("systemd-analyze", &["verify", "--man=no", UNIT]), "");
-    let report = machine.run("systemd-analyze", &["security", "--no-pager", "--offline=yes", "/usr/lib/systemd/system/tapfleetd.service"]);
-    let overall = report.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("no score in:\n{report}"));
-    let score: f64 = overall.split(": ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-    println!("{}", overall.trim());
-    assert!(score <= 2.0, "{report}");
+    for unit in UNITS {
+        assert_eq!(machine.run("systemd-analyze", &["verify", "--man=no", unit]), "", "{unit}");
+    }
+    // Those of the alerts have no namespace, so that they start where the agent's sandbox cannot be built.
+    for (unit, bound) in [
+        (UNIT, 2.0),
+        ("tapfleet-alert.service", ALERT_EXPOSURE),
+        ("tapfleetd-failed.service", ALERT_EXPOSURE),
+        ("tapfleetd-revive.service", ALERT_EXPOSURE),
+    ] {
+        let file = format!("/usr/lib/systemd/system/{unit}");
+        let report = machine.run("systemd-analyze", &["security", "--no-pager", "--offline=yes", &file]);
+        let overall = report.lines().find(|line| line.contains("Overall exposure level"));
+        let overall = overall.unwrap_or_else(|| panic!("no score in:\n{report}"));
+        let score: f64 = overall.split(": ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        println!("{}", overall.trim());
+        assert!(score <= bound, "{report}");
+    }
 }
 
 #[test]
@@ -73,6 +95,11 @@ fn the_agent_is_ready_when_it_captures_says_how_it_goes_and_may_do_nothing_but_t
     assert_eq!(machine.run("id", &["--user", "tapfleet"]).trim(), field("Uid:").split('\t').next().unwrap());
     // The names that people know.
     assert!(machine.run("systemctl", &["status", "--no-pager", "trafficmirror-tcpdump"]).contains("capturing on tap"));
+    // It waits for a mail, and systemctl calls that inactive.
+    let alerts = machine.output("systemctl", &["status", "--no-pager", "trafficmirror-svc-alerts"]);
+    let alerts = String::from_utf8_lossy(&alerts.stdout).into_owned();
+    assert!(alerts.contains("tapfleet-alert.service - tapfleet: mails about an agent that is down"), "{alerts}");
+    assert!(alerts.contains("tapfleet-alert.path") && alerts.contains("tapfleet-alert.timer"), "{alerts}");
 
     assert!(machine.systemctl("stop") < BACK);
     assert_eq!((machine.property("Result").as_str(), machine.property("NFileDescriptorStore").as_str()), ("success", "0"));
@@ -165,6 +192,289 @@ fn a_killed_agent_is_back_in_two_seconds_nothing_comes_twice_and_at_most_the_flu
     // A block may be 40 ms old when it comes to the recorder, which looks each 20 ms at what is due.
     let bound = KILLS * RATE * (FLUSH.as_millis() as u64 + 100) / 1000;
     assert!(lost <= bound, "{lost} frames of {sent} are lost; {KILLS} kills may cost {bound}");
+}
+
+/// A machine with a topic in its network.
+struct Watched {
+    machine: Machine,
+    mailbox: Mailbox,
+}
+
+const OUTBOX: &str = "var/lib/tapfleet/outbox";
+
+/// What the hook may take.
+const HOOK: Duration = Duration::from_millis(100);
+
+impl Watched {
+    /// Boots one; `drop_in` is added to the agent's unit, and the alert unit sends what has waited for `grace` seconds.
+    fn boot(settings: &Settings, drop_in: &str, grace: u32) -> Self {
+        let machine = Machine::boot(settings, drop_in);
+        let mailbox = Mailbox::new(machine.pair.tap.name());
+        mailbox.subscribe();
+        let watched = Self { machine, mailbox };
+        watched.set(settings);
+        let mut environment = String::from("[Service]\n");
+        for (name, value) in [
+            ("AWS_ENDPOINT_URL_SNS", watched.mailbox.endpoint().as_str()),
+            ("AWS_ACCESS_KEY_ID", CREDENTIALS),
+            ("AWS_SECRET_ACCESS_KEY", CREDENTIALS),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ] {
+            environment.push_str(&format!("Environment={name}={value}\n"));
+        }
+        watched.machine.drop_in(UNIT, "aws", &environment);
+        let send = format!("{environment}ExecStart=\nExecStart=/usr/lib/tapfleet/tapfleetd alert --send-after {grace}\n");
+        watched.machine.drop_in("tapfleet-alert.service", "aws", &send);
+        watched.machine.run("systemctl", &["daemon-reload"]);
+        watched.machine.run("systemctl", &["start", "tapfleet-alert.path", "tapfleet-alert.timer"]);
+        watched
+    }
+
+    /// Writes settings, with the topic.
+    fn set(&self, settings: &Settings) {
+        self.machine.write("etc/tapfleet/tapfleet.toml", &settings.clone().set("alert.topic_arn", self.mailbox.topic.as_str()).toml());
+    }
+
+    /// Ends what goes on and forgets it: the next trouble is a new one.
+    fn clear(&self) {
+        self.machine.run("systemctl", &["stop", UNIT, "tapfleetd-revive.service"]);
+        let _ = self.machine.output("systemctl", &["stop", "tapfleet-alert.service"]);
+        let _ = self.machine.output("systemctl", &["reset-failed"]);
+        let _ = fs::remove_file(self.machine.path(&format!("{OUTBOX}/troubles.json")));
+        assert_eq!(self.waiting(), 0, "mails wait that nobody has looked at");
+    }
+
+    fn start(&self) {
+        let _ = self.machine.output("systemctl", &["start", "--no-block", UNIT]);
+    }
+
+    fn waiting(&self) -> usize {
+        let entries = fs::read_dir(self.machine.path(OUTBOX)).into_iter().flatten();
+        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|found| found == "mail")).count()
+    }
+
+    fn wait_active(&self, restarts: &str) -> Duration {
+        self.machine.wait_for("another agent captures", Duration::from_secs(30), |machine| {
+            machine.property("NRestarts") == restarts && machine.property("ActiveState") == "active"
+        })
+    }
+
+    /// The one mail that comes about a trouble that begins; it says where, and `words`.
+    fn one_mail(&self, what: &str, title: &str, words: &str) -> Mail {
+        let mails = self.mailbox.mails(1, Duration::from_secs(30));
+        let [mail] = <[Mail; 1]>::try_from(mails).unwrap_or_else(|mails| panic!("{what}: not one mail: {mails:#?}"));
+        assert_eq!(mail.subject, format!("tapfleet FAILURE {INSTANCE}: {title}"), "{what}");
+        for words in [words, INSTANCE, REGION, "000000000000", "At stake:", "To do:"] {
+            assert!(mail.body.contains(words), "{what}: no '{words}' in {}", mail.body);
+        }
+        println!("{what}: {}", mail.body.lines().next().unwrap());
+        mail
+    }
+}
+
+const DIED: &str = "the capture agent died";
+
+#[test]
+fn each_way_to_die_is_mailed_once_in_words_that_fit_and_a_clean_stop_is_not() {
+    let _beside = beside();
+    let hold = "[Service]\nWatchdogSec=4\nTimeoutAbortSec=1\n";
+    let watched = Watched::boot(&settings(), hold, 2);
+    let machine = &watched.machine;
+    machine.systemctl("start");
+
+    machine.signal("KILL");
+    watched.wait_active("1");
+    let mail = watched.one_mail("killed", DIED, "killed by SIGKILL");
+    assert!(mail.trouble().starts_with("agent_died-"), "{}", mail.trouble());
+    watched.clear();
+
+    machine.systemctl("start");
+    machine.signal("STOP");
+    watched.one_mail("hung", DIED, "it hung");
+    watched.clear();
+
+    machine.systemctl("start");
+    let starved = Starved::new(machine.agent_pid());
+    watched.one_mail("out of memory", DIED, "by the kernel for want of memory");
+    assert!(starved.killed() > 0, "the kernel killed nothing");
+    watched.clear();
+
+    watched.set(&settings().set("capture.interface", "nowhere0"));
+    watched.start();
+    watched.one_mail("exit 1", "no packets can be captured", "nowhere0");
+    watched.clear();
+
+    watched.set(&settings().set("capture.threads", 0));
+    watched.start();
+    watched.one_mail("settings wrong", DIED, "its settings are wrong");
+    watched.clear();
+
+    // Neither place nor topic can be read then: the last agent has left them.
+    machine.write("etc/tapfleet/tapfleet.toml", "[alert\n");
+    watched.start();
+    watched.one_mail("settings unreadable", DIED, "its settings are wrong");
+    watched.clear();
+    watched.set(&settings());
+
+    let with_drop_in = |name: &str, text: &str, words: &str| {
+        machine.drop_in(UNIT, "unfit", text);
+        machine.run("systemctl", &["daemon-reload"]);
+        watched.start();
+        watched.one_mail(name, DIED, words);
+        fs::remove_file(machine.path("etc/systemd/system/tapfleetd.service.d/unfit.conf")).unwrap();
+        machine.run("systemctl", &["daemon-reload"]);
+        watched.clear();
+    };
+    with_drop_in("sandbox refused", "[Service]\nBindPaths=/nowhere\n", "cannot build its sandbox (226/NAMESPACE)");
+    // Something that never says that it is ready.
+    let never = "[Service]\nTimeoutStartSec=2\nExecStart=\nExecStart=/usr/bin/sleep 60\n";
+    with_drop_in("never ready", never, "not ready within");
+
+    for verb in ["start", "restart", "stop"] {
+        machine.systemctl(verb);
+    }
+    assert_eq!(watched.mailbox.mails(1, Duration::from_secs(4)).len(), 0, "a mail about a clean stop");
+    hook_is_quick(&watched);
+}
+
+/// The hook by itself: a first death, which it files, and more of them, which it folds.
+fn hook_is_quick(watched: &Watched) {
+    watched.mailbox.door.set(Passage::Hole);
+    let death = ["-u", "tapfleet", "--", "env", "SERVICE_RESULT=signal", "EXIT_CODE=killed", "EXIT_STATUS=KILL"];
+    let hook = [&death[..], &["/usr/lib/tapfleet/tapfleetd", "alert", "--service-result"]].concat();
+    let mut quickest = [Duration::MAX; 2];
+    for turn in 0..60 {
+        // Other programs want the processors too: the quickest turn is the hook's own time.
+        if turn >= 10 && quickest.iter().all(|took| *took < HOOK) {
+            break;
+        }
+        if turn % 2 == 0 {
+            let _ = fs::remove_file(watched.machine.path(&format!("{OUTBOX}/troubles.json")));
+        }
+        let (begun, before) = (Instant::now(), watched.waiting());
+        watched.machine.run("runuser", &hook);
+        let took = begun.elapsed();
+        assert_eq!(watched.waiting() - before, 1 - turn % 2);
+        quickest[turn % 2] = quickest[turn % 2].min(took);
+    }
+    println!("the hook files in {:?} and folds in {:?}, with the way into the machine", quickest[0], quickest[1]);
+    assert!(quickest.iter().all(|took| *took < HOOK), "{quickest:?}");
+}
+
+#[test]
+fn a_crash_loop_with_sns_black_holed_is_back_in_two_seconds_each_time_and_mailed_once_with_its_end() {
+    let _beside = beside();
+    const KILLS: u32 = 5;
+    let watched = Watched::boot(&settings(), "", 60);
+    watched.mailbox.door.set(Passage::Hole);
+    watched.machine.systemctl("start");
+    let mut slowest = Duration::ZERO;
+    for kill in 1..=KILLS {
+        std::thread::sleep(Duration::from_millis(2500));
+        watched.machine.signal("KILL");
+        let back = watched.wait_active(&kill.to_string());
+        assert!(back < BACK, "after kill {kill} it took {back:?}");
+        slowest = slowest.max(back);
+    }
+    let looped = Instant::now();
+    assert_eq!(watched.waiting(), 1, "one mail waits");
+    watched.mailbox.door.set(Passage::Open);
+    let begin = watched.one_mail("crash loop", DIED, "killed by SIGKILL");
+    let mails = watched.mailbox.mails(1, Duration::from_secs(100));
+    let [over] = <[Mail; 1]>::try_from(mails).unwrap_or_else(|mails| panic!("not one mail: {mails:#?}"));
+    println!("{KILLS} kills, back after {slowest:?} at most; over said after {:?}:\n{}\n{}", looped.elapsed(), over.subject, over.body);
+    assert_eq!(over.subject, format!("tapfleet OVER {INSTANCE}: {DIED}"));
+    assert_eq!(over.trouble(), begin.trouble(), "both bear one id");
+    assert!(looped.elapsed() > Duration::from_secs(55), "it was said to be over before it had lasted");
+    for words in ["Lasted:", "Lost:", "not counted: what the dead agent held in memory"] {
+        assert!(over.body.contains(words), "no '{words}' in {}", over.body);
+    }
+    // The minute in which it was watched does not belong to it: five kills, each after 2.5 s and what a restart takes.
+    let lasted = over.body.lines().find_map(|line| line.strip_prefix("Lasted:")).unwrap().trim();
+    let seconds: u32 = lasted.split_once(" s,").unwrap_or_else(|| panic!("lasted {lasted}")).0.parse().unwrap();
+    assert!(seconds < 40, "lasted {lasted}");
+}
+
+#[test]
+fn an_agent_whose_program_is_missing_is_mailed_about_after_a_minute_and_revived_when_it_is_back() {
+    let _beside = beside();
+    let watched = Watched::boot(&settings(), "", 60);
+    let machine = &watched.machine;
+    machine.systemctl("start");
+    fs::remove_file(machine.path(PROGRAMS[0])).unwrap();
+    machine.signal("KILL");
+    let died = Instant::now();
+    machine.wait_for("it has failed for good", Duration::from_secs(30), |machine| machine.property("ActiveState") == "failed");
+    let failures =
+        |machine: &Machine| machine.journal_of(&["tapfleetd-failed.service"]).matches("Finished tapfleetd-failed.service").count();
+    machine.wait_for("OnFailure= has heard of it", Duration::from_secs(10), |machine| failures(machine) == 1);
+    let again = machine.wait_for("it was tried again, has failed again, and OnFailure= has heard", Duration::from_secs(60), |machine| {
+        failures(machine) == 2
+    });
+    watched.both_mails_after(died, Duration::from_secs(60));
+    machine.link_program(PROGRAMS[0]);
+    let back = machine.wait_for("it is revived", Duration::from_secs(60), |machine| machine.property("ActiveState") == "active");
+    println!("failed for good, tried again after {again:?}; back {back:?} after its program was");
+    // What was stopped stays stopped, also when it had failed.
+    fs::remove_file(machine.path(PROGRAMS[0])).unwrap();
+    machine.signal("KILL");
+    machine.wait_for("it has failed for good", Duration::from_secs(30), |machine| machine.property("ActiveState") == "failed");
+    let _ = machine.output("systemctl", &["stop", UNIT]);
+    assert_eq!(machine.property_of("tapfleetd-revive.timer", "ActiveState"), "inactive");
+}
+
+impl Watched {
+    /// That it was killed, and that it fails since, are told when the agent has had its minute.
+    fn both_mails_after(&self, died: Instant, grace: Duration) {
+        let mut mails = Vec::new();
+        let mut waited = None;
+        while mails.len() < 2 && died.elapsed() < 2 * grace {
+            mails.extend(self.mailbox.mails(1, Duration::from_secs(5)));
+            if !mails.is_empty() {
+                waited.get_or_insert_with(|| died.elapsed());
+            }
+        }
+        let waited = waited.unwrap_or_else(|| panic!("no mail"));
+        assert!(waited >= grace - Duration::from_secs(1), "the agent had only {waited:?}");
+        mails.sort_by_key(|mail| mail.subject.clone());
+        let subjects: Vec<&str> = mails.iter().map(|mail| mail.subject.as_str()).collect();
+        assert_eq!(subjects, ["FAILURE", "STILL"].map(|word| format!("tapfleet {word} {INSTANCE}: {DIED}")));
+        assert!(mails[0].body.contains("killed by SIGKILL") && mails[1].body.contains("its program is missing"), "{mails:#?}");
+        println!("program missing: mailed {waited:?} after the death: {}", mails[1].body.lines().next().unwrap());
+    }
+}
+
+/// A cgroup of this host, in which a process may have so little memory that the kernel kills it. Removed with the value.
+struct Starved(PathBuf);
+
+impl Starved {
+    fn new(pid: u32) -> Self {
+        let group = PathBuf::from(format!("/sys/fs/cgroup/memory/tapfleet-{}", std::process::id()));
+        fs::create_dir(&group).unwrap_or_else(|cause| panic!("cannot make {}: {cause}; this test needs cgroup v1 memory", group.display()));
+        let starved = Self(group);
+        fs::write(starved.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        // What it has already stays with its old group; the next pages are too many.
+        fs::write(starved.0.join("memory.limit_in_bytes"), "65536").unwrap();
+        starved
+    }
+
+    /// How many the kernel has killed.
+    fn killed(&self) -> u64 {
+        let control = fs::read_to_string(self.0.join("memory.oom_control")).unwrap();
+        control.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        // It can be removed as soon as nobody is in it.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 /// Numbered frames on the wire, from several ports, until it is stopped.

@@ -81,7 +81,8 @@ impl Desk {
     pub fn new(settings: &Settings, scene: Scene, outbox: Outbox, unsaved: Unsaved, now: Now) -> Self {
         let limits = Limits::new(settings, scene.live);
         let first = Sample::of(&scene.counters, now);
-        let fold = Fold::new(limits.clone(), settings.repeat, &scene.place.instance, losses(&first));
+        // What this process has counted up to here was lost before it, or as it began: it belongs to the trouble that is on.
+        let fold = Fold::new(limits.clone(), settings.repeat, &scene.place.instance, Losses::default());
         let place = scene.place.clone();
         let book = Book { outbox, unsaved, fold, place, state: State::default(), state_unsaved: false, said_ns: None };
         Self { scene, watch: Watch::new(limits, first), book }

@@ -114,7 +114,7 @@ pub struct News {
     pub id: String,
     /// When it began, wall clock.
     pub since_ns: u64,
-    /// Now, wall clock.
+    /// Now, or since when it has been over, wall clock.
     pub at_ns: u64,
     /// What it is, or, when it is over, was at first.
     pub detail: String,
@@ -225,7 +225,9 @@ impl Fold {
         self.clear_ns.remove(&trouble);
         self.due_ns.remove(&trouble);
         let open = state.open.remove(trouble.name())?;
-        Some(news(trouble, Kind::Over, &open, now.wall_ns, &open.detail))
+        // It was over when it first was clear; since then it has only been watched.
+        let over_ns = now.wall_ns.saturating_sub(now.monotonic_ns.saturating_sub(since)).max(open.since_ns);
+        Some(news(trouble, Kind::Over, &open, over_ns, &open.detail))
     }
 
     fn repeat_ns(&self) -> u64 {

@@ -9,7 +9,7 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
 use super::fold::{Kind, News};
-use super::rules::span;
+use super::rules::{Trouble, span};
 
 /// The most characters of a subject.
 pub const SUBJECT_MAX: usize = 99;
@@ -18,7 +18,7 @@ pub const SUBJECT_MAX: usize = 99;
 pub const BODY_MAX: usize = 64 << 10;
 
 /// Where a trouble is.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// Which instance.
     pub instance: String,
@@ -124,7 +124,12 @@ fn body(news: &News, place: &Place) -> String {
     };
     let _ = writeln!(out, "Since:     {}", time(news.since_ns));
     out.push_str(&place.lines());
-    let lost = news.losses.words();
+    let mut lost = news.losses.words();
+    if trouble == Trouble::AgentDied {
+        lost.push_str(
+            "; not counted: what the dead agent held in memory, and what came while no agent was there for longer than its rings hold",
+        );
+    }
     let _ = match news.kind {
         Kind::Over => writeln!(out, "Lost:      {lost}\nFirst said: {}", news.detail),
         Kind::Repeat => writeln!(out, "Lost:      {lost} so far\nAt stake:  {}\nTo do:     {}", trouble.stake(), trouble.todo()),

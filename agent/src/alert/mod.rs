@@ -3,6 +3,7 @@
 //!
 //! [`rules`] says which troubles there are and when; [`fold`] makes few mails of that; [`mail`] words them; [`outbox`] keeps
 //! them until the [`notifier`] has taken them; [`sns`] is the one real notifier; [`desk`] and [`sender`] do it all, side by side.
+//! [`relief`] does for an agent that died what it cannot do any more, with what the manager says of its [`ending`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,28 +11,28 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::host::clock::{Clock, Now};
+use crate::host::clock::Clock;
 use crate::observe::counters::Counters;
 
 pub mod desk;
+pub mod ending;
 pub mod fold;
 pub mod mail;
 pub mod notifier;
 pub mod outbox;
+pub mod relief;
 pub mod rules;
 pub mod sender;
 pub mod sns;
 
 use desk::Desk;
-use fold::Losses;
 pub use mail::{Mail, Place};
 pub use notifier::Notifier;
-use outbox::Outbox;
-use rules::{Trouble, Verdict};
-use sender::{LAST_TRY, Sender};
+use outbox::{Left, Outbox};
+use sender::Sender;
 pub use sns::Sns;
 
 /// What the alerting stage needs to know; checked by `config`.
@@ -104,7 +105,7 @@ pub enum Error {
 /// How long a command waits for its mail to leave.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(40);
 
-/// Watches and sends until `stop` says true or its sender is gone; then what waits gets a last try of [`LAST_TRY`].
+/// Watches and sends until `stop` says true or its sender is gone; then what waits gets a last try of [`sender::LAST_TRY`].
 pub async fn run<N: Notifier, C: Clock + 'static>(
     settings: Settings,
     scene: Scene,
@@ -113,6 +114,7 @@ pub async fn run<N: Notifier, C: Clock + 'static>(
     stop: watch::Receiver<bool>,
 ) {
     let outbox = Outbox::new(&settings.dir);
+    relief::leave(&outbox, Left { host: relief::host_name(), place: scene.place.clone(), topic_arn: settings.topic_arn.clone() }).await;
     let unsaved = desk::Unsaved::default();
     let (tell, subscribed) = watch::channel(None);
     let desk = Desk::new(&settings, scene, outbox.clone(), unsaved.clone(), clock.now());
@@ -120,31 +122,6 @@ pub async fn run<N: Notifier, C: Clock + 'static>(
     let watching = desk::watch(desk, clock, subscribed.clone(), settings.on_start, stop.clone());
     let asking = sender::ask(notifier, tell, stop.clone());
     tokio::join!(watching, asking, sender.run(subscribed, stop));
-}
-
-/// Files a trouble that ends the process, and tries to send what waits for at most [`LAST_TRY`].
-pub async fn report<N: Notifier>(settings: &Settings, place: Place, trouble: Trouble, detail: String, notifier: Arc<N>, now: Now) {
-    let outbox = Outbox::new(&settings.dir);
-    let filed = spawn_blocking({
-        let (settings, outbox) = (settings.clone(), outbox.clone());
-        move || {
-            let mut opened = outbox.open()?;
-            let mut state = opened.state().clone();
-            let room = opened.waiting()? < outbox::MAILS_MAX;
-            let limits = rules::Limits::new(&settings, true);
-            let mut fold = fold::Fold::new(limits, settings.repeat, &place.instance, Losses::default());
-            let (news, keep) = fold.fold(&mut state, &[(trouble, Verdict::Holds(detail))], Losses::default(), now, room);
-            let mails = news.iter().map(|news| Mail::of(news, &place)).collect();
-            if keep { opened.file(state, mails).map(drop) } else { Ok(()) }
-        }
-    });
-    match filed.await {
-        Ok(Ok(())) => {}
-        Ok(Err(cause)) => tracing::error!("the trouble '{}' is not filed: {cause}", trouble.name()),
-        Err(cause) => tracing::error!(%cause, "the trouble '{}' is not filed", trouble.name()),
-    }
-    let mut sender = Sender::new(outbox, notifier, desk::Unsaved::default());
-    let _ = timeout(LAST_TRY, async { while sender.step().await == sender::Step::Sent {} }).await;
 }
 
 /// Files a mail of a person or a program and waits until it has left. Gives its id.

@@ -4,20 +4,20 @@
 //!
 //! `troubles.json` holds the state, and mails that are about to be filed: it is renamed into place before they are, and again
 //! after, so that whoever opens the folder next can finish that. `<number>-<kind>-<id>.mail` is a mail. `lock` is held for each
-//! look and change, `sending` by the process that sends.
+//! look and change, `sending` by the process that sends. `left.json` is what the last agent knew of itself.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use super::fold::{Kind, State};
-use super::mail::{BODY_MAX, Mail};
+use super::mail::{BODY_MAX, Mail, Place};
 
 /// So many mails wait at most; when they do, no trouble begins and none is repeated. What has begun can still end.
 pub const MAILS_MAX: usize = 200;
@@ -41,7 +41,11 @@ const NAMES_MAX: usize = 4 * MAILS_MAX;
 const LOCK_EVERY: Duration = Duration::from_millis(20);
 const LOCK_TRIES: u32 = 250;
 
+/// The most bytes of what an agent leaves.
+const LEFT_BYTES_MAX: u64 = 64 << 10;
+
 const STATE: &str = "troubles.json";
+const LEFT: &str = "left.json";
 const VERSION: u32 = 1;
 
 /// What can go wrong with the outbox.
@@ -87,6 +91,20 @@ struct Kept {
     /// Mails about to be filed, with the names of their files.
     #[serde(default)]
     unfiled: Vec<(String, Mail)>,
+}
+
+/// What an agent leaves for those who file and send after it, without the network and when its settings can no longer be read.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Left {
+    /// Name of the host it ran on: on another one only the topic holds.
+    #[serde(default)]
+    pub host: String,
+    /// Where it was.
+    #[serde(default)]
+    pub place: Place,
+    /// Its topic.
+    #[serde(default)]
+    pub topic_arn: Option<String>,
 }
 
 /// The folder.
@@ -243,6 +261,40 @@ impl Outbox {
     #[must_use]
     pub fn holds(&self, name: &str) -> bool {
         fs::symlink_metadata(self.dir.join(name)).is_ok()
+    }
+
+    /// Leaves what the agent knows, if it is not what lies there already.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn leave(&self, left: &Left) -> Result<(), Error> {
+        let _opened = self.open()?;
+        if self.left().as_ref() == Some(left) {
+            return Ok(());
+        }
+        let json = serde_json::to_vec(left).map_err(|cause| failed("write", &self.dir.join(LEFT))(cause.into()))?;
+        self.write(LEFT, &json)
+    }
+
+    /// What the last agent left; `None` when there is nothing, or nothing that can be read.
+    #[must_use]
+    pub fn left(&self) -> Option<Left> {
+        serde_json::from_slice(&read_plain(&self.dir.join(LEFT), LEFT_BYTES_MAX).ok()?).ok()
+    }
+
+    /// For how long the oldest mail has waited; a stamp of the future, which a clock that was set back leaves, counts as long ago.
+    /// `None` when none waits.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed; that it is not there is none.
+    pub fn oldest(&self) -> Result<Option<Duration>, Error> {
+        let names = match self.names() {
+            Err(Error::Io { cause, .. }) if cause.kind() == ErrorKind::NotFound => return Ok(None),
+            names => names?,
+        };
+        // One that is sent meanwhile waits no longer.
+        let stamps = names.iter().filter_map(|name| fs::symlink_metadata(self.dir.join(name)).ok()?.modified().ok());
+        Ok(stamps.map(|stamp| SystemTime::now().duration_since(stamp).unwrap_or(Duration::MAX)).max())
     }
 
     /// Removes a mail that was sent.

@@ -57,6 +57,11 @@ troubles! {
     CaptureFailed = "capture_failed", "no packets can be captured",
         "What is mirrored to this instance is not recorded, and is lost.",
         "Read `journalctl -u tapfleetd`; `tapfleetd check` names wrong settings, `tapfleetd status` says how it is now.";
+    /// The process ended, or could not begin, without a word of its own: the service manager's hooks file it.
+    AgentDied = "agent_died", "the capture agent died",
+        "Nothing is recorded until it captures again. systemd restarts it within a second, and within a minute when it ends again and \
+         again; a mail says when it has captured for a minute.",
+        "Read `journalctl -u tapfleetd` and `systemctl status tapfleetd`; `tapfleetd check` names wrong settings.";
     /// Mirrored packets no longer come.
     Silence = "silence", "no mirrored packets arrive",
         "If anything is being mirrored, it gets lost on its way here.",
@@ -370,6 +375,11 @@ impl Watch {
             (Verdict::Holds(_), _) | (_, Verdict::Holds(_)) => Verdict::Unclear,
             _ => self.silence(&sample),
         };
+        // Its end is all that is seen from here: packets can be taken again.
+        let died = match (&capture, &interface) {
+            (Verdict::Clear, Verdict::Clear) => Verdict::Clear,
+            _ => Verdict::Unclear,
+        };
         let subscription = match subscribed {
             Some(false) => Verdict::Holds("the topic has no confirmed subscription".into()),
             Some(true) => Verdict::Clear,
@@ -377,6 +387,7 @@ impl Watch {
         };
         let verdicts = vec![
             (Trouble::CaptureFailed, capture),
+            (Trouble::AgentDied, died),
             (Trouble::Silence, silence),
             (Trouble::KernelDrops, self.kernel_drops(&sample)),
             (Trouble::InterfaceGone, interface),

@@ -155,12 +155,20 @@ impl<N: Notifier> Sender<N> {
         }
     }
 
-    async fn first(&mut self) -> Result<Option<(String, Mail)>, String> {
+    /// Whether this process has the right to send; takes it if nobody else has it.
+    ///
+    /// # Errors
+    /// When the outbox cannot be used.
+    pub async fn may_send(&mut self) -> Result<bool, String> {
         if self.right.is_none() {
             let outbox = self.outbox.clone();
             self.right = blocking(move || outbox.sending()).await?;
         }
-        if self.right.is_none() {
+        Ok(self.right.is_some())
+    }
+
+    async fn first(&mut self) -> Result<Option<(String, Mail)>, String> {
+        if !self.may_send().await? {
             return Ok(None);
         }
         let (outbox, stuck) = (self.outbox.clone(), self.stuck.clone());

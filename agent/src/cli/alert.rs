@@ -1,19 +1,23 @@
-//! In: words, or the wish for a test. Out: a mail through the topic of the settings, or one that waits in the outbox.
-//! Never: needs other settings than those of alerts, or an agent that runs.
+//! In: words, the wish for a test, or what the service manager says of the agent's end. Out: a mail through the topic of the
+//! settings, or one that waits in the outbox. Never: needs other settings than those of alerts, or an agent that runs; asks the
+//! network when it only files.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tapfleet::alert::{self, Error, Settings, Sns};
-use tapfleet::config::Instance;
+use tapfleet::alert::ending::Ending;
+use tapfleet::alert::{self, Error, Settings, Sns, relief};
+use tapfleet::config::{Instance, Written};
+use tapfleet::host::clock::{Clock, SystemClock};
 use tapfleet::run;
+use tokio::runtime::Runtime;
 
 use super::{Failure, print};
 
 /// Sends `words` (subject, message), or, without them, a test.
 pub fn send(settings: &Settings, instance: Instance, words: Option<(String, String)>) -> Result<(), Failure> {
     let topic = settings.topic_arn.clone().ok_or(Error::Off).map_err(Failure::of)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::of)?;
-    let sent = runtime.block_on(async {
+    let sent = runtime()?.block_on(async {
         let place = run::place(instance, settings).await;
         let notifier = Arc::new(Sns::new(&topic));
         match words {
@@ -21,9 +25,54 @@ pub fn send(settings: &Settings, instance: Instance, words: Option<(String, Stri
             None => alert::test(settings, &place, notifier).await,
         }
     });
-    match sent {
-        Ok(id) => print(&format!("sent to {topic}: {id}\n")),
-        Err(waits @ Error::Waits { .. }) => Err(Failure::Busy(waits.to_string())),
-        Err(other) => Err(Failure::of(other)),
+    print(&format!("sent to {topic}: {}\n", sent.map_err(refused)?))
+}
+
+/// Files how the agent's service ended, from the variables of the environment; sends nothing. A clean end is not filed.
+pub fn file_ending(written: &Written) -> Result<(), Failure> {
+    let ending = Ending::told(|name| std::env::var(name).ok());
+    let Some(ending) = ending else {
+        return Err(Failure::Failed("cannot file how the service ended: neither SERVICE_RESULT nor MONITOR_SERVICE_RESULT is set; systemd sets them for ExecStopPost= and OnFailure=".into()));
+    };
+    if ending.is_clean() {
+        return Ok(());
+    }
+    let (settings, instance) = known(written)?;
+    if settings.topic_arn.is_none() {
+        return Ok(());
+    }
+    let place = run::place_at_hand(instance, &settings);
+    relief::file_ending(&settings, &place, &ending, SystemClock.now()).map_err(Failure::of)
+}
+
+/// Sends what has waited for `grace`, if nobody else does.
+pub fn relieve(written: &Written, grace: Duration) -> Result<(), Failure> {
+    let (settings, _) = known(written)?;
+    let Some(topic) = &settings.topic_arn else { return Ok(()) };
+    let sent = runtime()?.block_on(relief::relieve(&settings, grace, Arc::new(Sns::new(topic)))).map_err(refused)?;
+    if sent > 0 { print(&format!("sent to {topic}: {sent} mails that the agent had not sent\n")) } else { Ok(()) }
+}
+
+/// The settings of alerts. Those that are wrong give way to their defaults, and the topic to that of the last agent: that settings are
+/// wrong is itself a trouble.
+fn known(written: &Written) -> Result<(Settings, Instance), Failure> {
+    if let Ok(known) = written.alert() {
+        return Ok(known);
+    }
+    let (mut settings, instance) = written.alert_as_far_as_it_holds()?;
+    if settings.topic_arn.is_none() {
+        settings.topic_arn = relief::left(&settings).topic_arn;
+    }
+    Ok((settings, instance))
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::of)
+}
+
+fn refused(error: Error) -> Failure {
+    match error {
+        waits @ Error::Waits { .. } => Failure::Busy(waits.to_string()),
+        other => Failure::of(other),
     }
 }

@@ -252,6 +252,23 @@ impl Written {
         alerts(&self.values).zip(instance(&self.values)).filter(|_| wrong.is_empty()).ok_or(Errors(wrong))
     }
 
+    /// The settings of alerts although settings are wrong: as written as long as each of theirs is allowed, else all at their defaults.
+    /// For who must file and send also then.
+    ///
+    /// # Errors
+    /// What [`Written::alert`] says, when not even the defaults can be had.
+    pub fn alert_as_far_as_it_holds(&self) -> Result<(alert::Settings, Instance), Errors> {
+        let written = alerts(&self.values).zip(instance(&self.values));
+        written.map_or_else(|| Self::defaults().alert(), Ok)
+    }
+
+    fn defaults() -> Self {
+        let mut reader = Reader::new();
+        let values = Values::read(&mut reader);
+        let (rows, wrong) = reader.finish();
+        Self { values, rows, wrong }
+    }
+
     /// `health.listen` alone, for a question to the running agent.
     ///
     /// # Errors

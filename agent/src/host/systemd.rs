@@ -1,6 +1,6 @@
 //! In: what the agent is about. Out: a word to the service manager, and what it kept for us.
 //! Never: fails, waits for a manager that does not listen, or does anything outside systemd.
-//! Spec: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3), systemctl(1).
+//! Spec: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3), systemctl(1); systemd.exec(5) $SYSTEMD_EXEC_PID.
 
 use std::env;
 use std::io;
@@ -63,6 +63,12 @@ pub fn watchdog() -> Option<Duration> {
 #[must_use]
 pub fn listens() -> bool {
     env::var_os(SOCKET).is_some_and(|name| !name.is_empty())
+}
+
+/// Whether a service manager started this very process, not a shell or a test that it started.
+#[must_use]
+pub fn started_us() -> bool {
+    env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == std::process::id().to_string())
 }
 
 /// Has the manager keep a copy of the descriptor and pass it to the next process, whatever becomes of this one. A packet socket of
