@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{self, JoinHandle};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::alert::rules::Trouble;
 use crate::alert::{self, Place, Sns};
@@ -76,6 +76,9 @@ pub enum Error {
     /// The recorder panicked: a defect.
     #[error("the recorder died; this is a defect, please report the log lines before this one")]
     Recorder,
+    /// A thread of the spool panicked: a defect.
+    #[error("a thread of the spool died; this is a defect, please report the log lines before this one")]
+    SpoolThread,
     /// A replayed file's segments did not all reach S3.
     #[error("{0} segments are still in the spool; `tapfleetd spool upload` sends them")]
     Unsent(usize),
@@ -149,6 +152,7 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
 
     let errors = tokio::select! {
         errors = &mut ended => errors,
+        () = died(&spool_threads) => return Err(Error::SpoolThread),
         () = told_to_stop => {
             systemd::stopping();
             shared.stop.store(true, Ordering::Release);
@@ -174,6 +178,13 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         return if left == 0 { Ok(()) } else { Err(Error::Unsent(left)) };
     }
     Ok(())
+}
+
+/// Done when a thread of the spool has died: then nothing reaches the disk any more.
+async fn died(spool_threads: &writer::Threads) {
+    while !spool_threads.have_died() {
+        sleep(TELL_EVERY / 4).await;
+    }
 }
 
 /// What capture and recorder ended with after the order to stop; `None` when the input of a replay holds them up.

@@ -137,15 +137,13 @@ impl<S: Store> Rounds<S> {
     /// Lists the folder and sets the levels.
     async fn look(&mut self) -> Result<Vec<Segment>, Error> {
         let folder = self.way.folder.clone();
-        let (segments, bytes, oldest) = blocking(move || {
+        let (segments, oldest) = blocking(move || {
             let segments = folder.segments()?;
-            let bytes: u64 = segments.iter().map(bytes_of).sum();
             let oldest = segments.first().map_or(0, |segment| age_of(segment).as_secs());
-            Ok::<_, Error>((segments, bytes, oldest))
+            Ok::<_, Error>((segments, oldest))
         })
         .await??;
         let counters = &self.way.counters;
-        counters.spool_bytes.set(bytes);
         counters.spool_segments.set(segments.len() as u64);
         counters.spool_oldest_seconds.set(oldest);
         Ok(segments)
@@ -258,10 +256,6 @@ fn jitter(failures: u32) -> Duration {
     // The standard library's hash keys are random, and different each time.
     let lot = RandomState::new().build_hasher().finish() >> 32;
     WAIT_MIN + (bound - WAIT_MIN).mul_f64(lot as f64 / f64::from(u32::MAX))
-}
-
-fn bytes_of(segment: &Segment) -> u64 {
-    segment.data.as_ref().and_then(|path| std::fs::metadata(path).ok()).map_or(0, |meta| meta.len())
 }
 
 /// Time since a segment was opened: its id is a UUID of version 7, which holds it (RFC 9562 5.7); else its oldest file's age.
