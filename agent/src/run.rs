@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{self, JoinHandle};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::alert::rules::Trouble;
 use crate::alert::{self, Place, Sns, relief};
@@ -87,6 +87,9 @@ pub enum Error {
     /// The uploader panicked: a defect.
     #[error("the uploader died; this is a defect, please report the log lines before this one")]
     Uploader,
+    /// A thread of the spool panicked: a defect.
+    #[error("a thread of the spool died; this is a defect, please report the log lines before this one")]
+    SpoolThread,
     /// A replayed file's segments did not all reach S3.
     #[error("{0} segments are still in the spool; `tapfleetd spool upload` sends them")]
     Unsent(usize),
@@ -178,6 +181,7 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         () = &mut told_to_stop => End::Told { machine_too: stopping_with_machine().await },
         () = leaver.ends(), if !replay => End::Leaving,
         _ = died(&mut uploads) => End::UploaderDied,
+        () = spool_died(&spool_threads) => return Err(Error::SpoolThread),
     };
     let mut leaves = matches!(end, End::Leaving | End::Told { machine_too: true });
     if leaves {
@@ -276,6 +280,13 @@ fn start_lifecycle(
     };
     let running = lifecycle::run(settings.lifecycle.clone(), identity, leaver.clone(), counters.clone(), SystemClock, stopping);
     Some(tokio::spawn(running))
+}
+
+/// Done when a thread of the spool has died: then nothing reaches the disk any more.
+async fn spool_died(spool_threads: &writer::Threads) {
+    while !spool_threads.have_died() {
+        sleep(TELL_EVERY / 4).await;
+    }
 }
 
 /// What capture and recorder ended with after the order to stop; `None` when the input of a replay holds them up.

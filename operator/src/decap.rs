@@ -15,7 +15,7 @@ use tapfleet::capture::worker::Judge;
 use tapfleet::capture::{self, Batch, Engine, EngineKind, Taken, What, filter};
 use tapfleet::record::facts::{Kind, WindowFacts};
 use tapfleet::record::segment::{Entry, Segment};
-use tapfleet::record::{Chunk, Facts, Precision, SegmentNumber, Spool, Stamp};
+use tapfleet::record::{Chunk, Facts, Precision, Room, SegmentNumber, Spool, Stamp};
 use tapfleet::wire::{Origin, Rules};
 
 use crate::cli::Decap;
@@ -200,8 +200,8 @@ impl Spool for Output {
         self.buffers.push(bytes);
     }
 
-    fn has_room(&self) -> bool {
-        true
+    fn room(&mut self, _bytes: u64) -> Room {
+        Room::Yes
     }
 
     // One file, no manifest: there is nothing to open, draft or close.

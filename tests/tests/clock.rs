@@ -193,8 +193,14 @@ fn back_and_forth(bench: &mut Bench) {
 async fn a_clock_set_back_and_forward_by_an_hour_across_a_rotation_loses_nothing_reopens_nothing_and_gives_no_key_twice() {
     let client = LocalStack::shared().bucket(BUCKET).await;
     let dir = tempfile::tempdir().unwrap();
-    let spool_settings =
-        spool::Settings { dir: dir.path().into(), max_bytes: 1 << 30, flush_ms: 500, sync_ms: 500, allow_root_device: true };
+    let spool_settings = spool::Settings {
+        dir: dir.path().into(),
+        max_bytes: 1 << 30,
+        flush_ms: 500,
+        sync_ms: 500,
+        on_full: spool::OnFull::DropNewest,
+        allow_root_device: true,
+    };
     let folder = Folder::open(&spool_settings).unwrap();
     let counters = Arc::new(Counters::new(1));
     let config = SdkConfig::builder()

@@ -106,7 +106,14 @@ fn open(id: &str, key: &str) -> Open {
 }
 
 fn settings(dir: &Path) -> spool::Settings {
-    spool::Settings { dir: dir.into(), max_bytes: 1 << 30, flush_ms: 500, sync_ms: 500, allow_root_device: true }
+    spool::Settings {
+        dir: dir.into(),
+        max_bytes: 1 << 30,
+        on_full: spool::OnFull::DropNewest,
+        flush_ms: 500,
+        sync_ms: 500,
+        allow_root_device: true,
+    }
 }
 
 /// One segment that is being sent, one that grows, one idle window.

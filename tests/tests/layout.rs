@@ -12,7 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("capture", &["wire", "host", "observe::counters"]),
     ("record", &["wire", "capture", "observe::counters", "host::clock", "host::nic::LossCounters"]),
-    ("spool", &["record", "observe::counters"]),
+    ("spool", &["record", "observe::counters", "host::clock"]),
     ("upload", &["spool", "record", "observe::counters", "aws"]),
     ("alert", &["observe::counters", "host::clock", "aws"]),
     ("aws", &[]),

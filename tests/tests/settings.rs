@@ -37,6 +37,7 @@ const WRONG: [(&str, &[&str]); 48] = [
     ("record.inline", &["\"drop\"", "true"]),
     ("spool.dir", &["\"\"", "\"spool\"", "\"/a\\u0000b\""]),
     ("spool.max_bytes", &["0", "\"2000TiB\"", "1.5"]),
+    ("spool.on_full", &["\"drop\"", "true"]),
     ("spool.flush_ms", &["0", "801"]),
     ("spool.sync_ms", &["0", "1001"]),
     ("spool.allow_root_device", &["\"true\"", "1"]),

@@ -59,8 +59,14 @@ impl Bench {
     }
 
     fn folder(&self) -> Folder {
-        let settings =
-            spool::Settings { dir: self.dir.path().into(), max_bytes: 1 << 40, flush_ms: 100, sync_ms: 100, allow_root_device: true };
+        let settings = spool::Settings {
+            dir: self.dir.path().into(),
+            max_bytes: 1 << 40,
+            on_full: spool::OnFull::DropNewest,
+            flush_ms: 100,
+            sync_ms: 100,
+            allow_root_device: true,
+        };
         Folder::open(&settings).unwrap()
     }
 

@@ -90,7 +90,7 @@ impl Desk {
 }
 
 fn losses(sample: &Sample) -> Losses {
-    Losses { kernel: sample.kernel_drops, spool: sample.spool_full }
+    Losses { kernel: sample.kernel_drops, spool: sample.spool_full + sample.given_way.1 }
 }
 
 /// Looks and files until `stop`. `on_start`: a mail says at once that the agent has begun.

@@ -109,6 +109,18 @@ troubles! {
     SpoolFull = "spool_full", "the spool is full, packets are dropped",
         "Packets are being lost; the manifests count them.",
         "Let captures leave: see `tapfleetd spool list` and the log, or raise spool.max_bytes.";
+    /// Whole captures are dropped to make room for newer ones.
+    GaveWay = "gave_way", "old captures are dropped for new ones",
+        "The oldest captures that were not yet in S3 are lost; their manifests say which packets they held.",
+        "Let captures leave: see `tapfleetd spool list` and the log, or raise spool.max_bytes.";
+    /// Nothing is recorded until there is room.
+    RecordingStopped = "recording_stopped", "the spool is full, recording stopped",
+        "Packets are being lost; the manifests count them. Recording goes on by itself when a tenth of the spool is free.",
+        "Let captures leave: see `tapfleetd spool list` and the log, or raise spool.max_bytes.";
+    /// The spool's disk refuses what is written, or does not answer.
+    SpoolRefused = "spool_refused", "the spool's disk takes nothing",
+        "Packets wait in memory, and are lost when that is full.",
+        "Look at the log for the cause and at the volume in EC2: is it attached, writable, without errors?";
     /// The wall clock stepped.
     ClockStepped = "clock_stepped", "the clock has stepped",
         "Times of packets before and after cannot be compared; the open capture was closed and a new one begun.",
@@ -162,6 +174,14 @@ pub struct Sample {
     pub spool_full: u64,
     /// Level of the spool, bytes.
     pub spool_bytes: u64,
+    /// The most it can hold now, bytes; 0: not known.
+    pub spool_capacity: u64,
+    /// Segments whose data were dropped for newer ones, and their frames.
+    pub given_way: (u64, u64),
+    /// Whether recording has stopped for want of room.
+    pub recording_stopped: bool,
+    /// For how long the spool's disk has not done what it was asked.
+    pub disk_waits_ns: u64,
     /// Calls to S3 that failed.
     pub upload_failures: u64,
     /// Of those, refused.
@@ -205,6 +225,10 @@ impl Sample {
             kernel_drops: counters.kernel_drops.get(),
             spool_full: counters.spool_full(),
             spool_bytes: counters.spool_bytes.get(),
+            spool_capacity: counters.spool_capacity.get(),
+            given_way: (counters.segments_given_way.get(), counters.frames_given_way.get()),
+            recording_stopped: counters.recording_stopped.get() > 0,
+            disk_waits_ns: counters.disk_waits_ns(now.monotonic_ns),
             upload_failures: counters.upload_failures.get(),
             upload_refusals: counters.upload_refusals.get(),
             credential_refusals: counters.credential_refusals.get(),
@@ -246,6 +270,8 @@ pub struct Limits {
     pub failure_stale: Duration,
     /// What the spool may hold, bytes; 0: not known.
     pub spool_max_bytes: u64,
+    /// The spool's disk may take this long: a volume stands still for a while now and then.
+    pub disk_waits: Duration,
     /// Dropping is over when none was dropped for this long.
     pub full_hold: Duration,
     /// A clock that has not stepped for this long is steady.
@@ -269,6 +295,7 @@ impl Limits {
             refused_for: Duration::from_secs(60),
             failure_stale: Duration::from_secs(240),
             spool_max_bytes: settings.spool_max_bytes,
+            disk_waits: Duration::from_secs(30),
             full_hold: Duration::from_secs(60),
             step_hold: Duration::from_secs(300),
             clock_off: Duration::from_secs(300),
@@ -335,6 +362,7 @@ pub struct Watch {
     clock: Refusals,
     worked_ns: Option<u64>,
     full_ns: Option<u64>,
+    gave_way_ns: Option<u64>,
     stepped_ns: Option<u64>,
     /// Since when the clock has been off in every answer.
     off_ns: Option<u64>,
@@ -359,6 +387,7 @@ impl Watch {
             clock: Refusals::default(),
             worked_ns: None,
             full_ns: None,
+            gave_way_ns: None,
             stepped_ns: None,
             off_ns: None,
         }
@@ -413,6 +442,9 @@ impl Watch {
             (Trouble::SpoolHigh, self.spool_level(&sample, HIGH)),
             (Trouble::SpoolCritical, self.spool_level(&sample, CRITICAL)),
             (Trouble::SpoolFull, self.spool_full(&sample)),
+            (Trouble::GaveWay, self.gave_way(&sample)),
+            (Trouble::RecordingStopped, recording(&sample)),
+            (Trouble::SpoolRefused, self.spool_refused(&sample)),
             (Trouble::ClockStepped, self.clock_stepped(&sample)),
             (Trouble::ClockUnsynchronised, self.clock_unsynchronised(&sample)),
             (Trouble::LeavingUnsent, leaving_unsent(&sample)),
@@ -439,6 +471,7 @@ impl Watch {
         mark(sample.upload_successes > last.upload_successes, &mut self.worked_ns);
         mark(sample.upload_failures > last.upload_failures, &mut self.failed_ns);
         mark(sample.spool_full > last.spool_full, &mut self.full_ns);
+        mark(sample.given_way > last.given_way, &mut self.gave_way_ns);
         mark(sample.clock_steps > last.clock_steps, &mut self.stepped_ns);
         match sample.clock.synchrony(now) {
             Synchrony::Unsynchronised => _ = self.off_ns.get_or_insert(now),
@@ -540,13 +573,21 @@ impl Watch {
     }
 
     fn spool_level(&self, sample: &Sample, (begins, over): (u64, u64)) -> Verdict {
-        if self.limits.spool_max_bytes == 0 {
+        let allowed = self.limits.spool_max_bytes;
+        let max = if sample.spool_capacity == 0 { allowed } else { sample.spool_capacity };
+        if max == 0 {
             return Verdict::Unclear;
         }
-        let percent = u128::from(sample.spool_bytes) * 100 / u128::from(self.limits.spool_max_bytes);
-        let (bytes, max) = (sample.spool_bytes, self.limits.spool_max_bytes);
+        let percent = u128::from(sample.spool_bytes) * 100 / u128::from(max);
+        let bytes = sample.spool_bytes;
+        // What journals need is a smaller part of the budget than this.
+        let taken = if max < allowed / 10 * 9 {
+            format!("; its file system has no more, though spool.max_bytes is {allowed}")
+        } else {
+            String::new()
+        };
         match percent {
-            percent if percent >= u128::from(begins) => Verdict::Holds(format!("it holds {bytes} of {max} bytes, {percent} %")),
+            percent if percent >= u128::from(begins) => Verdict::Holds(format!("it holds {bytes} of {max} bytes, {percent} %{taken}")),
             percent if percent < u128::from(over) => Verdict::Clear,
             _ => Verdict::Unclear,
         }
@@ -558,6 +599,24 @@ impl Watch {
                 Verdict::Holds(format!("{} frames found no room in the spool since the agent began", sample.spool_full))
             }
             _ => Verdict::Clear,
+        }
+    }
+
+    fn gave_way(&self, sample: &Sample) -> Verdict {
+        let (segments, frames) = sample.given_way;
+        match self.gave_way_ns {
+            Some(at) if age(at, sample) < self.limits.full_hold => {
+                Verdict::Holds(format!("{segments} captures of {frames} frames were dropped since the agent began"))
+            }
+            _ => Verdict::Clear,
+        }
+    }
+
+    fn spool_refused(&self, sample: &Sample) -> Verdict {
+        let waits = Duration::from_nanos(sample.disk_waits_ns);
+        match waits > self.limits.disk_waits {
+            true => Verdict::Holds(format!("the disk has not taken what is written for {}", span(waits))),
+            false => Verdict::Clear,
         }
     }
 
@@ -612,6 +671,10 @@ fn leaving_unsent(sample: &Sample) -> Verdict {
         }
         None => Verdict::Clear,
     }
+}
+
+fn recording(sample: &Sample) -> Verdict {
+    if sample.recording_stopped { Verdict::Holds("the spool is full and spool.on_full is \"stop\"".into()) } else { Verdict::Clear }
 }
 
 fn nanoseconds(time: Duration) -> u64 {

@@ -98,6 +98,9 @@ impl Bench {
         s.spool_bytes = if on(Trouble::SpoolCritical) { 960 } else { u64::from(on(Trouble::SpoolHigh)) * 750 };
         s.spool_full += u64::from(on(Trouble::SpoolFull));
         s.stay_behind = on(Trouble::LeavingUnsent).then_some(3);
+        s.given_way.0 += u64::from(on(Trouble::GaveWay));
+        s.recording_stopped = on(Trouble::RecordingStopped);
+        s.disk_waits_ns = if on(Trouble::SpoolRefused) { 31 * SECOND_NS } else { 0 };
         s.clock_steps += u64::from(on(Trouble::ClockStepped));
         s.clock.expected_ns = s.clock.expected_ns.max(1);
         s.clock.answered_ns = now;
@@ -141,6 +144,21 @@ fn comes_with(trouble: Trouble) -> &'static [Trouble] {
         Trouble::SpoolCritical => &[Trouble::SpoolHigh],
         _ => &[],
     }
+}
+
+#[test]
+fn a_spool_whose_file_system_is_filled_by_another_is_full_at_what_is_left() {
+    let mut bench = Bench::new();
+    let mut level = |holds, capacity| {
+        let sample = Sample { spool_bytes: holds, spool_capacity: capacity, ..bench.sample };
+        let verdicts = bench.watch.look(sample, true, None);
+        verdicts.into_iter().find(|(trouble, _)| *trouble == Trouble::SpoolCritical).unwrap().1
+    };
+    assert_eq!(level(190, 980), Verdict::Clear);
+    let Verdict::Holds(said) = level(190, 200) else { panic!("190 of 200 bytes are 95 %") };
+    assert!(said.contains("190 of 200") && said.contains("spool.max_bytes is 1000"), "{said}");
+    let Verdict::Holds(said) = level(979, 980) else { panic!("979 of 980 bytes are over 95 %") };
+    assert!(!said.contains("spool.max_bytes"), "what journals need is not another's: {said}");
 }
 
 #[test]

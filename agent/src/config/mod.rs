@@ -392,6 +392,7 @@ fn build(v: &Values) -> Option<Settings> {
         spool: spool::Settings {
             dir: v.spool_dir.as_ref()?.into(),
             max_bytes: v.spool_max_bytes?,
+            on_full: v.on_full?,
             flush_ms: v.flush_ms?,
             sync_ms: v.sync_ms?,
             allow_root_device: v.allow_root_device?,

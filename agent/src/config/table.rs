@@ -15,6 +15,7 @@ use super::rule::{Choice, Divisor, Flag, Integer, List, Maybe, Ratio, Raw, Rule,
 use super::source::{Reader, variable_of};
 use crate::capture::EngineKind;
 use crate::record::{Compression, Format, Precision};
+use crate::spool::OnFull;
 use crate::wire::Inline;
 
 const MIB: u64 = 1 << 20;
@@ -185,7 +186,9 @@ keys! {
     spool_dir: String = "spool.dir", text("/var/lib/tapfleet/spool"), DIR,
         "The folder; on a volume of its own that outlives the instance.";
     spool_max_bytes: u64 = "spool.max_bytes", text("64GiB"), Size { min: 4 * MIB, max: 1024 * TIB },
-        "The most it holds of what S3 has not confirmed; beyond, frames are dropped and counted.";
+        "The most it holds of what S3 has not confirmed; less when its file system has less left.";
+    on_full: OnFull = "spool.on_full", text("drop-newest"), ON_FULL,
+        "When it is full: drop the frames that come, or the oldest whole captures; or stop until a tenth is free. Drops are counted.";
     flush_ms: u64 = "spool.flush_ms", number(500), Integer { min: 1, max: 800 },
         "A packet is in its file at most this many milliseconds after the kernel gave it.";
     sync_ms: u64 = "spool.sync_ms", number(500), Integer { min: 1, max: 1000 },
@@ -266,6 +269,7 @@ const ENGINE: Choice<EngineKind> = Choice(&[("ring", EngineKind::Ring), ("libpca
 const FORMAT: Choice<Format> = Choice(&[("pcap", Format::Pcap), ("pcapng", Format::Pcapng)]);
 const PRECISION: Choice<Precision> = Choice(&[("us", Precision::Micro), ("ns", Precision::Nano)]);
 const COMPRESSION: Choice<Compression> = Choice(&[("none", Compression::None), ("zstd", Compression::Zstd)]);
+const ON_FULL: Choice<OnFull> = Choice(&[("drop-newest", OnFull::DropNewest), ("drop-oldest", OnFull::DropOldest), ("stop", OnFull::Stop)]);
 const INLINE: Choice<Inline> = Choice(&[("ignore", Inline::Ignore), ("store", Inline::Store)]);
 
 /// Amazon S3 API Reference, CreateMultipartUpload, x-amz-storage-class; those of general purpose buckets.

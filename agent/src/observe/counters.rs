@@ -99,8 +99,22 @@ pub struct Counters {
     pub clock_answered_ns: Count,
     /// See [`clock::Check::ahead_us`].
     pub clock_ahead_us: Offset,
-    /// Level: bytes of segments in the spool.
+    /// Level: bytes that the spool holds, data, journals and manifests together.
     pub spool_bytes: Count,
+    /// Level: the most it can hold now, by its budget and by what its file system has left; 0 before the first look.
+    pub spool_capacity: Count,
+    /// Segments whose data were dropped to make room for newer ones.
+    pub segments_given_way: Count,
+    /// Their frames.
+    pub frames_given_way: Count,
+    /// Their bytes, as captured.
+    pub bytes_given_way: Count,
+    /// Level: 1 while nothing is recorded because the spool was full and `spool.on_full` is `stop`.
+    pub recording_stopped: Count,
+    /// Since when a write to the spool waits for its disk; 0 while none does. Monotonic.
+    pub writing_since_ns: Count,
+    /// The same of syncs.
+    pub syncing_since_ns: Count,
     /// Level: segments not yet verified.
     pub spool_segments: Count,
     /// Level: seconds since the oldest unverified segment was opened.
@@ -148,6 +162,13 @@ impl Counters {
     #[must_use]
     pub fn new(capture_threads: usize) -> Self {
         Self { captures: (0..capture_threads).map(|_| Pulse::default()).collect(), ..Self::default() }
+    }
+
+    /// For how long the spool's disk has not done what it was asked; at most a moment while all is well.
+    #[must_use]
+    pub fn disk_waits_ns(&self, monotonic_ns: u64) -> u64 {
+        let since = [&self.writing_since_ns, &self.syncing_since_ns].into_iter().map(Count::get).filter(|&ns| ns > 0).min();
+        since.map_or(0, |since| monotonic_ns.saturating_sub(since))
     }
 
     /// Frames that were not written for want of room in the spool.

@@ -109,7 +109,7 @@ pub fn judge(counters: &Counters, facts: &Facts, now: Now) -> Health {
     }
     let silent = since(counters.recorder.beat_ns.get());
     if silent > STALLED_NS {
-        let detail = format!("the recorder has stood still for {} s: does the spool's disk answer?", seconds(silent));
+        let detail = format!("the recorder has stood still for {} s", seconds(silent));
         reasons.push(Reason { reason: "recorder_stalled", detail });
     }
     Health { healthy: reasons.is_empty(), reasons }
@@ -131,6 +131,8 @@ pub struct Status {
     pub health: Health,
     /// Whether the wall clock is right.
     pub clock: Synchrony,
+    /// For how long the spool's disk has not done what it was asked, seconds.
+    pub disk_waits_seconds: u64,
     /// Every counter.
     pub counters: Map<String, Value>,
 }
@@ -202,6 +204,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
         since: began.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         health: judge(counters, facts, now),
         clock: counters.clock().synchrony(now.monotonic_ns),
+        disk_waits_seconds: counters.disk_waits_ns(now.monotonic_ns) / SECOND_NS,
         counters: metrics::json(counters),
     })
 }

@@ -75,9 +75,16 @@ impl Vitals {
                 counters.spool_oldest_seconds.get()
             ),
         };
-        format!("{state}; {rate} frames/s; {spool}")
+        let waits_ns = counters.disk_waits_ns(now.monotonic_ns);
+        let waits =
+            if waits_ns < WAITS_SAID_NS { String::new() } else { format!("; its disk has taken nothing for {} s", waits_ns / SECOND_NS) };
+        let stopped = if counters.recording_stopped.get() > 0 { "; recording has stopped: the spool is full" } else { "" };
+        format!("{state}; {rate} frames/s; {spool}{waits}{stopped}")
     }
 }
+
+/// A disk that takes longer than this is worth a word.
+const WAITS_SAID_NS: u64 = 2 * SECOND_NS;
 
 const UPLOADER: &str = "the uploader";
 

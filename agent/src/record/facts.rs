@@ -113,6 +113,17 @@ pub struct GapFacts {
     pub cause: String,
 }
 
+/// The data of this segment were dropped to make room for newer ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GaveWay {
+    /// When.
+    pub at: Stamp,
+    /// Frames that went.
+    pub frames: u64,
+    /// Their captured bytes.
+    pub bytes: u64,
+}
+
 /// The state of the clock while the segment was open.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct ClockFacts {
@@ -225,6 +236,9 @@ pub struct Facts {
     pub file_bytes: u64,
     /// The agent died while this was open: the file was cut after its last whole record and the counts are the last known.
     pub salvaged: bool,
+    /// The spool was full, and this segment the oldest in it (`spool.on_full = "drop-oldest"`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gave_way: Option<GaveWay>,
 }
 
 impl Facts {
@@ -258,7 +272,22 @@ impl Facts {
             index: Index::default(),
             file_bytes: 0,
             salvaged: false,
+            gave_way: None,
         }
+    }
+
+    /// How the frames that gave way are called among the drops.
+    pub const GAVE_WAY: &str = "gave_way";
+
+    /// The same where the data are gone for good: frames that gave way count as dropped (those of a quarantine are among another
+    /// manifest's drops already). Times and origins stay, and say what is lost.
+    #[must_use]
+    pub fn without_data(mut self) -> Self {
+        if self.kind == Kind::Capture && self.gave_way.is_some() && self.frames > 0 {
+            *self.drops.entry(Self::GAVE_WAY.into()).or_default() += self.frames;
+        }
+        (self.frames, self.bytes, self.file_bytes, self.late, self.index) = (0, 0, 0, 0, Index::default());
+        self
     }
 }
 

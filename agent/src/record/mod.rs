@@ -102,6 +102,17 @@ pub struct Chunk {
     pub first_record: Option<(u32, Stamp)>,
 }
 
+/// Whether the spool takes a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    /// It does.
+    Yes,
+    /// It is full.
+    No,
+    /// It was full, and takes nothing until there is room worth going on for (`spool.on_full = "stop"`).
+    Stopped,
+}
+
 /// Where the recorder puts what it makes. Implemented by the spool; hands over memory, never waits for the network.
 pub trait Spool {
     /// Capacity of the buffers: a multiple of the page size.
@@ -125,6 +136,6 @@ pub trait Spool {
     /// Files the manifest of a window without frames.
     fn idle(&mut self, facts: Facts);
 
-    /// Whether the spool takes more.
-    fn has_room(&self) -> bool;
+    /// Whether the spool takes `bytes` beyond all that was handed over.
+    fn room(&mut self, bytes: u64) -> Room;
 }

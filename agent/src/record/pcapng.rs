@@ -113,6 +113,9 @@ pub fn interface(name: &str, description: &str, filter: Option<&str>, snaplen: u
     block.finish()
 }
 
+/// More than [`statistics`] takes.
+pub const STATISTICS_BYTES_MAX: u64 = 144;
+
 /// What an interface took and lost, at the end of a file.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Statistics {

@@ -16,7 +16,7 @@ use super::key::Names;
 use super::quarantine::{self, Allowance};
 use super::segment::{Entry, Segment};
 use super::window::{Rotation, Window};
-use super::{Compression, Facts, Format, Precision, SegmentNumber, Settings, Spool, pcapng};
+use super::{Compression, Facts, Format, Precision, Room, SegmentNumber, Settings, Spool, pcapng};
 use crate::capture::merge::Merge;
 use crate::capture::origins::{ORIGINS_MAX, OTHER};
 use crate::capture::worker::Shared;
@@ -37,6 +37,12 @@ const STEP_NS: u64 = SECOND_NS / 2;
 
 /// How often the facts of a growing segment are kept.
 const DRAFT_EVERY_NS: u64 = SECOND_NS;
+
+/// More than a frame brings with it: its record's header and, if it is the first one, the file's and its origin's.
+const AROUND_FRAME_BYTES: u64 = 1024;
+
+/// In the list of open gaps, the one without room in the spool: no thread has this number.
+const SPOOL: usize = usize::MAX;
 
 /// How many batches of one thread may wait for the others.
 const LANE_BATCHES_MAX: usize = 16;
@@ -340,8 +346,13 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
                 if self.settings.schedule.as_mut().is_some_and(|schedule| !schedule.is_on(item.time_ns)) {
                     return self.drop(in_previous, Drop::OutOfSchedule);
                 }
-                if !self.spool.has_room() {
-                    return self.drop(in_previous, Drop::SpoolFull);
+                match self.room_or_wait(u64::from(item.len)) {
+                    Room::Yes => self.resume(item.time_ns),
+                    Room::No => return self.drop(in_previous, Drop::SpoolFull),
+                    Room::Stopped => {
+                        self.suspend(item.time_ns);
+                        return self.drop(in_previous, Drop::SpoolFull);
+                    }
                 }
                 let entry = Entry {
                     time_ns: item.time_ns,
@@ -365,6 +376,66 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     fn drop(&mut self, in_previous: bool, reason: Drop) {
         self.shared.counters.drops.get(reason.index()).inspect(|count| count.add(1));
         self.slot(in_previous).account.dropped(reason);
+    }
+
+    /// Whether the spool takes a frame beyond all that is on its way there.
+    fn room(&mut self, bytes: u64) -> Room {
+        let slots = [&self.previous, &self.current].into_iter().flatten().filter_map(|slot| slot.segment.as_ref());
+        let owed: u64 = slots.chain(&self.quarantine).map(|open| open.segment.owed_bytes()).sum();
+        let around = AROUND_FRAME_BYTES + self.settings.filter.as_ref().map_or(0, |filter| filter.len() as u64);
+        self.spool.room(owed + bytes + around)
+    }
+
+    /// As [`Self::room`], but a replayed file waits for room: nothing is lost meanwhile.
+    fn room_or_wait(&mut self, bytes: u64) -> Room {
+        let mut room = self.room(bytes);
+        if !self.settings.replay || room == Room::Yes {
+            return room;
+        }
+        tracing::warn!("the spool is full: the replay waits until there is room");
+        // What is whole can be sent, and leaves.
+        self.end_segments();
+        while room != Room::Yes && !self.shared.stop.load(Ordering::Acquire) {
+            std::thread::sleep(LOOK_EVERY);
+            self.shared.counters.recorder.beat_ns.set(self.clock.now().monotonic_ns);
+            room = self.room(bytes);
+        }
+        room
+    }
+
+    /// The spool takes nothing for a while: what is open ends whole. The frames that follow are counted into their windows.
+    fn suspend(&mut self, time_ns: u64) {
+        if self.gaps_open.contains_key(&SPOOL) {
+            return;
+        }
+        tracing::error!("the spool is full: recording stops until there is room (spool.on_full = \"stop\")");
+        self.gaps_open.insert(SPOOL, Gap { from_ns: time_ns, to_ns: time_ns, cause: "the spool was full".into() });
+        self.end_segments();
+    }
+
+    /// Ends what is open; the windows go on.
+    fn end_segments(&mut self) {
+        for previous in [true, false] {
+            let Some(mut slot) = (if previous { self.previous.take() } else { self.current.take() }) else { continue };
+            if slot.segment.is_some() {
+                self.close_segment(&mut slot, false);
+                slot.split = true;
+            }
+            *(if previous { &mut self.previous } else { &mut self.current }) = Some(slot);
+        }
+        self.close_quarantine();
+    }
+
+    /// It takes frames again.
+    fn resume(&mut self, time_ns: u64) {
+        if self.gaps_open.is_empty() {
+            return;
+        }
+        if let Some(gap) = self.gaps_open.remove(&SPOOL) {
+            tracing::warn!("the spool has room: recording goes on");
+            let gap = GapFacts { from: Stamp(gap.from_ns), to: Stamp(time_ns.max(gap.from_ns)), cause: gap.cause };
+            self.current_slot().account.gap(gap);
+        }
     }
 
     /// Makes the window of a stamp current if it is a later one. Says whether the frame is late, and whether the window that
@@ -476,7 +547,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
 
     fn keep_in_quarantine(&mut self, batch: &Batch, item: &Item, reason: Drop) {
         let bytes = batch.bytes_of(item);
-        if !self.allowance.take(bytes.len() as u64, self.now.monotonic_ns) || !self.spool.has_room() {
+        if !self.allowance.take(bytes.len() as u64, self.now.monotonic_ns) || self.room(bytes.len() as u64) != Room::Yes {
             return;
         }
         let now_ns = self.now.monotonic_ns;
@@ -567,6 +638,10 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         // Between steps the wall clock goes as the monotonic one does; a step has closed both windows.
         if self.previous.as_ref().is_some_and(|slot| self.now.wall_ns >= slot.window.end_ns().saturating_add(linger_ns)) {
             self.close_previous();
+        }
+        // Also without a frame that would ask.
+        if self.gaps_open.contains_key(&SPOOL) && self.room(0) == Room::Yes {
+            self.resume(self.now.wall_ns);
         }
         let now_ns = self.now.monotonic_ns;
         let age_ns = self.settings.flush_ms * 1_000_000;

@@ -88,6 +88,13 @@ impl Segment {
         self.bytes
     }
 
+    /// Bytes that are still to be handed over if it ends now.
+    #[must_use]
+    pub fn owed_bytes(&self) -> u64 {
+        let statistics = if self.format == Format::Pcapng { u64::from(self.interfaces) * pcapng::STATISTICS_BYTES_MAX } else { 0 };
+        self.buffer.len() as u64 + statistics
+    }
+
     /// Declares an interface (pcapng) and gives its number; 0 in classic pcap, which has none.
     pub fn interface(&mut self, name: &str, description: &str, spool: &mut impl Spool) -> u32 {
         if self.format == Format::Pcap {

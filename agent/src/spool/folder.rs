@@ -1,23 +1,42 @@
 //! The folder itself: its lock, its files and their names.
 //! In: a path. Out: the segments that lie there. Never: a decision about them.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::budget::Budget;
 use super::journal::io;
 use super::{Error, Settings};
+
+/// The name of the lock; without a dot, so that it is no segment's.
+pub(super) const LOCK: &str = "lock";
 
 /// The folder, locked for this process for as long as a clone of it lives.
 #[derive(Clone, Debug)]
 pub struct Folder {
     dir: PathBuf,
+    budget: Arc<Budget>,
+    claimed: Arc<Mutex<BTreeSet<String>>>,
     /// Held, never read: closing it unlocks.
     _lock: Arc<File>,
+}
+
+/// The right to decide what becomes of a segment: whether it is completed, or gives way. Ends with the value.
+#[derive(Debug)]
+pub struct Claim {
+    capture_id: String,
+    claimed: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.capture_id);
+    }
 }
 
 /// The files of one segment.
@@ -47,11 +66,27 @@ impl Folder {
         if !settings.allow_root_device && device(dir)? == device(Path::new("/"))? {
             return Err(Error::RootDevice { dir: dir.clone() });
         }
-        let path = dir.join("lock");
-        let lock = File::create(&path).map_err(io("create the lock", &path))?;
+        let path = dir.join(LOCK);
+        let options = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let lock = options.map_err(io("create the lock", &path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| Error::InUse { dir: dir.clone() })?;
         remove_unfinished(dir)?;
-        Ok(Self { dir: dir.clone(), _lock: Arc::new(lock) })
+        let budget = Arc::new(Budget::new(dir, settings.max_bytes));
+        budget.look()?;
+        Ok(Self { dir: dir.clone(), budget, claimed: Arc::default(), _lock: Arc::new(lock) })
+    }
+
+    /// How many bytes it may hold, and does.
+    #[must_use]
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Claims a segment; `None` while another has it.
+    #[must_use]
+    pub fn claim(&self, capture_id: &str) -> Option<Claim> {
+        let free = self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(capture_id.to_owned());
+        free.then(|| Claim { capture_id: capture_id.to_owned(), claimed: self.claimed.clone() })
     }
 
     /// Where it is.
@@ -95,15 +130,6 @@ impl Folder {
         }
         self.sync()
     }
-
-    /// Bytes of the segments' data now in the folder.
-    ///
-    /// # Errors
-    /// When the folder cannot be listed.
-    pub fn bytes(&self) -> Result<u64, Error> {
-        let size = |segment: &Segment| segment.data.as_ref().and_then(|path| fs::metadata(path).ok()).map_or(0, |meta| meta.len());
-        Ok(self.segments()?.iter().map(size).sum())
-    }
 }
 
 /// Removes what an agent that died was about to put in place: never whole, and not counted by anybody.
@@ -115,6 +141,11 @@ fn remove_unfinished(dir: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether files with this ending are segments' data.
+pub(super) fn is_data(extension: &str) -> bool {
+    ["pcap", "pcapng", "pcap.zst", "pcapng.zst"].contains(&extension)
 }
 
 /// The segments that lie in `dir`, oldest first (capture ids sort by time). Only regular files are theirs: a pipe of such a name would
@@ -139,7 +170,7 @@ pub fn list(dir: &Path) -> Result<Vec<Segment>, Error> {
             "journal" => segment.journal = Some(path.clone()),
             "draft" => segment.draft = Some(path.clone()),
             "manifest" => segment.manifest = Some(path.clone()),
-            "pcap" | "pcapng" | "pcap.zst" | "pcapng.zst" => segment.data = Some(path.clone()),
+            extension if is_data(extension) => segment.data = Some(path.clone()),
             _ => {}
         };
         field(segments.entry(stem.to_owned()).or_insert_with(empty));

@@ -15,6 +15,7 @@ use crc_fast::{CrcAlgorithm, checksum};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::budget::with_ballast;
 use crate::record::Stamp;
 use crate::record::facts::Kind;
 
@@ -250,8 +251,10 @@ impl Journal {
     fn write(&mut self, record: &Record) -> Result<(), Error> {
         let json = serde_json::to_string(record).map_err(|cause| io("encode a line of the journal", &self.path)(cause.into()))?;
         let line = format!("{:08x} {json}\n", line_checksum(json.as_bytes()));
-        self.file.write_all_at(line.as_bytes(), self.whole_bytes).map_err(io("append to the journal", &self.path))?;
-        self.file.sync_data().map_err(io("sync the journal", &self.path))?;
+        // After a sync that failed the line is written again, at the same place.
+        let write = || self.file.write_all_at(line.as_bytes(), self.whole_bytes).and_then(|()| self.file.sync_data());
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        with_ballast(dir, write).map_err(io("append to the journal", &self.path))?;
         self.whole_bytes += line.len() as u64;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The folder of segments not yet proven to be in S3: the only place where the recording and the uploading half meet.
-//! In: chunks from the recorder. Out: files that the uploader follows. Never: deletes what S3 has not confirmed.
+//! In: chunks from the recorder. Out: files that the uploader follows. Never: deletes what S3 has not confirmed, but by the policy
+//! for a full spool, which keeps the facts; holds more bytes than `spool.max_bytes`.
 //!
 //! One segment is up to four files with the capture id as stem:
 //! `<id>.journal` what of it is in S3; `<id>.<pcap|pcapng|pcap.zst|pcapng.zst>` its bytes, growing;
@@ -8,7 +9,9 @@
 
 use std::path::PathBuf;
 
+pub mod budget;
 pub mod folder;
+mod give_way;
 pub mod journal;
 pub mod salvage;
 pub mod writer;
@@ -20,8 +23,10 @@ pub use folder::{Folder, Segment};
 pub struct Settings {
     /// The folder.
     pub dir: PathBuf,
-    /// Most bytes of segments it holds; beyond, frames are dropped and counted.
+    /// Most bytes it holds, data, journals and manifests together.
     pub max_bytes: u64,
+    /// What happens when it is full.
+    pub on_full: OnFull,
     /// A frame is in its file at most this long after the recorder has it, 1 to 800: the ring and the merge take the rest of
     /// promise 4's second.
     pub flush_ms: u64,
@@ -29,6 +34,17 @@ pub struct Settings {
     pub sync_ms: u64,
     /// Whether a spool on the root file system is accepted.
     pub allow_root_device: bool,
+}
+
+/// What happens when the spool is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnFull {
+    /// Frames that come are dropped and counted, until there is room.
+    DropNewest,
+    /// The oldest segment that is whole and not in S3 gives way: its data go, its facts stay and say so.
+    DropOldest,
+    /// The open segments end, and nothing is recorded until a tenth of the spool is free.
+    Stop,
 }
 
 /// What can go wrong with the spool.

@@ -1,32 +1,50 @@
 //! In: the recorder's chunks. Out: files in the folder, growing, durable within the settings' times, whole when marked so.
-//! Never: loses a chunk because the disk refuses (it tries again, the recorder waits, the kernel counts); rewrites a byte.
+//! Never: loses a chunk because the disk refuses (it tries again, the recorder waits, the kernel counts); changes a byte; takes data
+//! for durable that a failed sync left in doubt.
 //!
-//! Two threads: one writes, one syncs and marks segments as whole, so that a slow sync does not hold up the next write.
+//! Three threads: one writes; one syncs and marks segments as whole, so that a slow sync does not hold up the next write; one looks
+//! at what is there, and makes room if that is the policy.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crc_fast::{CrcAlgorithm, Digest, checksum, checksum_combine};
 use zstd::bulk::Compressor;
 
+use super::budget::{self, Budget};
 use super::journal::{self, Journal, Open, io};
-use super::{Error, Folder, Settings};
-use crate::observe::counters::Counters;
+use super::{Error, Folder, OnFull, Settings, give_way};
+use crate::host::clock::{Clock, SystemClock};
+use crate::observe::counters::{Count, Counters};
 use crate::record::facts::Index;
-use crate::record::{self, Chunk, Compression, Facts, SegmentNumber, Spool};
+use crate::record::{self, Chunk, Compression, Facts, Room, SegmentNumber, Spool};
 
 /// Buffers between the recorder and the disk: 64 MiB, half a second at 1 Gb/s.
 const BUFFERS_MAX: usize = 64;
 
 /// How long to wait before a refused write is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often a recorder that waits for the disk says that it lives.
+const BEAT_EVERY: Duration = Duration::from_millis(100);
+
+/// How often folder and file system are looked at, and how often at most.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How much room is made at least when segments give way.
+const ROOM_MADE_BYTES: u64 = 1 << 20;
+
+/// How much is read back at once of what a failed sync left in doubt.
+const WRITE_AGAIN_BYTES: usize = 1 << 20;
 
 /// Level 1: about the speed of one gigabit on one core.
 const ZSTD_LEVEL: i32 = 1;
@@ -42,8 +60,27 @@ enum Order {
 
 /// An order to the syncing thread.
 enum Sync {
-    Data(Arc<File>, PathBuf),
-    Whole(Box<Facts>, Option<(Arc<File>, PathBuf)>),
+    /// So much of the file is written.
+    Data(Arc<Data>, Extent),
+    /// No more will be.
+    Whole(Box<Facts>, Option<(Arc<Data>, Extent)>),
+}
+
+/// The beginning of a file: how many bytes, and their CRC64NVME.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Extent {
+    bytes: u64,
+    crc64nvme: u64,
+}
+
+/// A segment's file.
+struct Data {
+    path: PathBuf,
+    file: File,
+    /// What a sync has confirmed; of the syncing thread alone.
+    durable: Mutex<Extent>,
+    /// The disk has lost bytes of it that no one has any more.
+    lost: AtomicBool,
 }
 
 /// The recorder's end: implements [`Spool`].
@@ -51,7 +88,11 @@ pub struct Writer {
     orders: SyncSender<Order>,
     empty: Receiver<Vec<u8>>,
     made: usize,
-    max_bytes: u64,
+    budget: Arc<Budget>,
+    on_full: OnFull,
+    stopped: bool,
+    /// Has the folder looked at, at once. Its end is the end of the looking thread.
+    look: SyncSender<()>,
     counters: Arc<Counters>,
 }
 
@@ -60,9 +101,29 @@ pub struct Threads {
     write: JoinHandle<()>,
     sync: JoinHandle<()>,
     abandon: Arc<AtomicBool>,
+    died: Arc<AtomicBool>,
+}
+
+/// Says when the thread that holds it panics.
+struct Alive {
+    died: Arc<AtomicBool>,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.died.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl Threads {
+    /// Whether one of them has died: nothing reaches the disk any more. A defect.
+    #[must_use]
+    pub fn have_died(&self) -> bool {
+        self.died.load(Ordering::Acquire)
+    }
+
     /// What the disk refuses from now on is given up (and logged): the agent is ending.
     pub fn insist_no_longer(&self) {
         self.abandon.store(true, Ordering::Release);
@@ -72,7 +133,7 @@ impl Threads {
     /// what it refuses is given up (and logged).
     pub fn finish(self, patience: Duration) {
         let deadline = Instant::now() + patience;
-        let Self { write, sync, abandon } = self;
+        let Self { write, sync, abandon, .. } = self;
         for thread in [write, sync] {
             while !thread.is_finished() {
                 if Instant::now() >= deadline {
@@ -97,7 +158,9 @@ pub fn start(folder: &Folder, settings: &Settings, counters: Arc<Counters>) -> R
     let (syncs, to_sync) = sync_channel::<Sync>(16);
     let (back, empty) = sync_channel(BUFFERS_MAX);
     let abandon = Arc::new(AtomicBool::new(false));
-    let patient = Patient { abandon: abandon.clone() };
+    let died = Arc::new(AtomicBool::new(false));
+    let alive = || Alive { died: died.clone() };
+    let patient = Patient { abandon: abandon.clone(), counters: counters.clone(), thread: Thread::Write };
     let mut writing = Writing {
         folder: folder.clone(),
         sync_every: Duration::from_millis(settings.sync_ms),
@@ -107,23 +170,44 @@ pub fn start(folder: &Folder, settings: &Settings, counters: Arc<Counters>) -> R
         back,
         syncs,
         patient: patient.clone(),
-        counters: counters.clone(),
     };
-    let write =
-        thread::Builder::new().name("spool-write".into()).spawn(move || writing.run(&to_write)).map_err(failed("start a thread for"))?;
-    let mut syncing = Syncing { folder: folder.clone(), patient };
-    let sync =
-        thread::Builder::new().name("spool-sync".into()).spawn(move || syncing.run(&to_sync)).map_err(failed("start a thread for"))?;
-    let writer = Writer { orders, empty, made: 0, max_bytes: settings.max_bytes, counters };
-    Ok((writer, Threads { write, sync, abandon }))
+    let mut syncing = Syncing { folder: folder.clone(), patient: Patient { thread: Thread::Sync, ..patient }, disk: KernelDisk };
+    let looking = Looking { folder: folder.clone(), on_full: settings.on_full, counters: counters.clone() };
+    let (look, to_look) = sync_channel(1);
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        let alive = alive();
+        let body = move || {
+            let _alive = alive;
+            body();
+        };
+        thread::Builder::new().name(name.into()).spawn(body).map_err(failed("start a thread for"))
+    };
+    let write = spawn("spool-write", Box::new(move || writing.run(&to_write)))?;
+    let sync = spawn("spool-sync", Box::new(move || syncing.run(&to_sync)))?;
+    spawn("spool-look", Box::new(move || looking.run(&to_look)))?;
+    let budget = folder.budget().clone();
+    let writer = Writer { orders, empty, made: 0, budget, on_full: settings.on_full, stopped: false, look, counters };
+    Ok((writer, Threads { write, sync, abandon, died }))
 }
 
 impl Writer {
-    fn order(&self, order: Order) {
-        // The thread ends only when this end is dropped.
-        if self.orders.send(order).is_err() {
-            tracing::error!("the spool's writing thread is gone; frames are lost until the agent is restarted");
+    /// Hands an order over; waits while the disk is behind by all that can be on its way.
+    fn order(&self, mut order: Order) {
+        loop {
+            order = match self.orders.try_send(order) {
+                Ok(()) => return,
+                Err(TrySendError::Full(order)) => order,
+                // The thread has died, and with that the agent is about to end.
+                Err(TrySendError::Disconnected(_)) => return tracing::error!("the spool's writing thread is gone; frames are lost"),
+            };
+            thread::sleep(BEAT_EVERY);
+            self.beat();
         }
+    }
+
+    /// Who waits for the disk lives: whether the disk answers is not for the load balancer.
+    fn beat(&self) {
+        self.counters.recorder.beat_ns.set(SystemClock.now().monotonic_ns);
     }
 }
 
@@ -136,7 +220,13 @@ impl Spool for Writer {
             self.made += 1;
             return Vec::with_capacity(Self::CHUNK_BYTES);
         }
-        self.empty.recv().unwrap_or_else(|_| Vec::with_capacity(Self::CHUNK_BYTES))
+        loop {
+            match self.empty.recv_timeout(BEAT_EVERY) {
+                Ok(buffer) => return buffer,
+                Err(RecvTimeoutError::Timeout) => self.beat(),
+                Err(RecvTimeoutError::Disconnected) => return Vec::with_capacity(Self::CHUNK_BYTES),
+            }
+        }
     }
 
     fn open(&mut self, number: SegmentNumber, facts: Facts) {
@@ -144,11 +234,13 @@ impl Spool for Writer {
     }
 
     fn append(&mut self, number: SegmentNumber, chunk: Chunk) {
+        self.budget.hand_over(chunk.bytes.len() as u64);
         self.order(Order::Append(number, chunk));
     }
 
     fn draft(&mut self, number: SegmentNumber, facts: Facts) {
-        self.order(Order::Draft(number, facts.into()));
+        // While the disk is behind the next one does as well.
+        let _ = self.orders.try_send(Order::Draft(number, facts.into()));
     }
 
     fn close(&mut self, number: SegmentNumber, facts: Facts) {
@@ -159,8 +251,22 @@ impl Spool for Writer {
         self.order(Order::Idle(facts.into()));
     }
 
-    fn has_room(&self) -> bool {
-        self.counters.spool_bytes.get() < self.max_bytes
+    fn room(&mut self, bytes: u64) -> Room {
+        let admitted = self.budget.admits(bytes) && (!self.stopped || self.budget.is_relaxed());
+        if !admitted {
+            // It may be looking already.
+            let _ = self.look.try_send(());
+        }
+        let stopped = !admitted && self.on_full == OnFull::Stop;
+        if stopped != self.stopped {
+            self.stopped = stopped;
+            self.counters.recording_stopped.set(stopped.into());
+        }
+        match admitted {
+            true => Room::Yes,
+            false if stopped => Room::Stopped,
+            false => Room::No,
+        }
     }
 }
 
@@ -168,15 +274,40 @@ impl Spool for Writer {
 #[derive(Clone)]
 struct Patient {
     abandon: Arc<AtomicBool>,
+    counters: Arc<Counters>,
+    thread: Thread,
+}
+
+/// Which thread is patient.
+#[derive(Clone, Copy)]
+enum Thread {
+    Write,
+    Sync,
 }
 
 impl Patient {
-    fn insist<T>(&self, mut attempt: impl FnMut() -> Result<T, Error>) -> Option<T> {
+    /// Whether the agent is ending, and what the disk refuses is lost.
+    fn gives_up(&self) -> bool {
+        self.abandon.load(Ordering::Acquire)
+    }
+
+    fn insist<T>(&self, attempt: impl FnMut() -> Result<T, Error>) -> Option<T> {
+        let since: &Count = match self.thread {
+            Thread::Write => &self.counters.writing_since_ns,
+            Thread::Sync => &self.counters.syncing_since_ns,
+        };
+        since.set(SystemClock.now().monotonic_ns);
+        let done = self.try_until_done(attempt);
+        since.set(0);
+        done
+    }
+
+    fn try_until_done<T>(&self, mut attempt: impl FnMut() -> Result<T, Error>) -> Option<T> {
         let mut told = false;
         loop {
             match attempt() {
                 Ok(done) => return Some(done),
-                Err(error) if self.abandon.load(Ordering::Acquire) => {
+                Err(error) if self.gives_up() => {
                     tracing::error!(%error, "given up: what could not be written to the spool is lost");
                     return None;
                 }
@@ -191,17 +322,31 @@ impl Patient {
     }
 }
 
-/// A segment's file.
+/// A segment that grows.
 struct Growing {
-    path: PathBuf,
-    file: Arc<File>,
+    data: Arc<Data>,
     capture_id: String,
     compression: Compression,
     bytes: u64,
+    checksum: Digest,
     index: Index,
     dirty: bool,
+    /// What the disk had no room for, and what came after that.
+    waiting: VecDeque<Waiting>,
     /// A chunk was given up: nothing may follow it, and the next start cuts the file after its last whole record.
     torn: bool,
+}
+
+impl Growing {
+    fn extent(&self) -> Extent {
+        Extent { bytes: self.bytes, crc64nvme: self.checksum.finalize() }
+    }
+}
+
+/// What is still to be done for a segment.
+enum Waiting {
+    Chunk(Chunk),
+    End(Box<Facts>),
 }
 
 /// The writing thread.
@@ -214,7 +359,6 @@ struct Writing {
     back: SyncSender<Vec<u8>>,
     syncs: SyncSender<Sync>,
     patient: Patient,
-    counters: Arc<Counters>,
 }
 
 impl Writing {
@@ -224,12 +368,16 @@ impl Writing {
             match orders.recv_timeout(sync_at.saturating_duration_since(Instant::now())) {
                 Ok(order) => self.obey(order),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => break,
             }
             if Instant::now() >= sync_at {
+                self.try_again();
                 self.ask_for_sync();
                 sync_at = Instant::now() + self.sync_every;
             }
+        }
+        while self.try_again() {
+            thread::sleep(BEAT_EVERY);
         }
     }
 
@@ -239,15 +387,11 @@ impl Writing {
             Order::Append(number, chunk) => self.append(number, chunk),
             Order::Draft(number, facts) => self.draft(number, *facts),
             Order::Close(number, facts) => {
-                let Some(growing) = self.files.remove(&number).filter(|growing| !growing.torn) else {
-                    tracing::error!(
-                        capture_id = facts.capture_id,
-                        "not all of a segment is on disk; what is will be sent after the next start"
-                    );
-                    return;
+                let Some(growing) = self.files.get_mut(&number) else {
+                    return tracing::error!(capture_id = facts.capture_id, "a segment could not be begun; it is lost");
                 };
-                let facts = Box::new(Facts { file_bytes: growing.bytes, index: growing.index, ..*facts });
-                self.sync(Sync::Whole(facts, Some((growing.file, growing.path))));
+                growing.waiting.push_back(Waiting::End(facts));
+                self.go_on(number);
             }
             Order::Idle(facts) => self.sync(Sync::Whole(facts, None)),
         }
@@ -272,55 +416,125 @@ impl Writing {
             if !journal.exists() {
                 Journal::create(&journal, open.clone())?;
             }
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(io("create", &path))?;
+            let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+            let file = options.map_err(io("create", &path))?;
             self.folder.sync()?;
             Ok(file)
         });
         let Some(file) = file else { return };
         let growing = Growing {
-            path,
-            file: Arc::new(file),
+            data: Arc::new(Data { path, file, durable: Mutex::default(), lost: AtomicBool::new(false) }),
             capture_id: facts.capture_id.clone(),
             compression: facts.compression,
             bytes: 0,
+            checksum: Digest::new(CrcAlgorithm::Crc64Nvme),
             index: Index::default(),
             dirty: false,
+            waiting: VecDeque::new(),
             torn: false,
         };
         self.files.insert(number, growing);
     }
 
     fn append(&mut self, number: SegmentNumber, chunk: Chunk) {
-        let Chunk { mut bytes, first_record } = chunk;
-        if let Some(growing) = self.files.get_mut(&number).filter(|growing| !growing.torn && !bytes.is_empty()) {
-            if let Some((at, time)) = first_record {
-                let at = if growing.compression == Compression::Zstd { 0 } else { u64::from(at) };
-                growing.index.note(growing.bytes + at, time);
-            }
-            let data = match growing.compression {
-                Compression::None => &bytes,
-                Compression::Zstd => {
-                    self.compressed.clear();
-                    self.compressed.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
-                    let compressed = self.patient.insist(|| {
-                        self.compressor.compress_to_buffer(&bytes, &mut self.compressed).map_err(io("compress a chunk of", &growing.path))
-                    });
-                    growing.torn = compressed.is_none();
-                    &self.compressed
+        match self.files.get_mut(&number) {
+            Some(growing) => growing.waiting.push_back(Waiting::Chunk(chunk)),
+            None => return self.give_back(chunk),
+        }
+        self.go_on(number);
+    }
+
+    /// Does what waits for a segment, as far as the disk has room: what is behind it, of other segments, is not held up.
+    fn go_on(&mut self, number: SegmentNumber) {
+        while let Some(mut growing) = self.files.remove(&number) {
+            match growing.waiting.pop_front() {
+                None => {
+                    self.files.insert(number, growing);
+                    return;
                 }
-            };
-            let mut write = || growing.file.write_all_at(data, growing.bytes).map_err(io("write to", &growing.path));
-            if !growing.torn && self.patient.insist(&mut write).is_some() {
-                growing.bytes += data.len() as u64;
-                growing.dirty = true;
-                self.counters.spool_bytes.add(data.len() as u64);
-            } else {
-                growing.torn = true;
+                Some(Waiting::End(facts)) => self.end(growing, *facts),
+                Some(Waiting::Chunk(chunk)) => {
+                    growing.torn |= growing.data.lost.load(Ordering::Acquire);
+                    let written = growing.torn || chunk.bytes.is_empty() || self.write(&mut growing, &chunk);
+                    match written {
+                        true => self.give_back(chunk),
+                        false => growing.waiting.push_front(Waiting::Chunk(chunk)),
+                    }
+                    self.files.insert(number, growing);
+                    if !written {
+                        return;
+                    }
+                }
             }
         }
+    }
+
+    /// Writes a chunk at the end of its file; false when the disk is full.
+    fn write(&mut self, growing: &mut Growing, chunk: &Chunk) -> bool {
+        let data = match growing.compression {
+            Compression::None => &chunk.bytes,
+            Compression::Zstd => {
+                self.compressed.clear();
+                self.compressed.reserve(zstd::zstd_safe::compress_bound(chunk.bytes.len()));
+                let compressed = self.patient.insist(|| {
+                    let done = self.compressor.compress_to_buffer(&chunk.bytes, &mut self.compressed);
+                    done.map_err(io("compress a chunk of", &growing.data.path))
+                });
+                if compressed.is_none() {
+                    growing.torn = true;
+                    return true;
+                }
+                &self.compressed
+            }
+        };
+        let (budget, patient, file) = (self.folder.budget(), &self.patient, &growing.data);
+        let written = patient.insist(|| match file.file.write_all_at(data, growing.bytes) {
+            Err(cause) if budget::is_full(&cause) && !patient.gives_up() => {
+                budget.refuse();
+                Ok(false)
+            }
+            done => done.map(|()| true).map_err(io("write to", &file.path)),
+        });
+        match written {
+            Some(true) => {
+                if let Some((at, time)) = chunk.first_record {
+                    let at = if growing.compression == Compression::Zstd { 0 } else { u64::from(at) };
+                    growing.index.note(growing.bytes + at, time);
+                }
+                growing.bytes += data.len() as u64;
+                growing.checksum.update(data);
+                growing.dirty = true;
+            }
+            Some(false) => return false,
+            None => growing.torn = true,
+        }
+        true
+    }
+
+    fn give_back(&self, chunk: Chunk) {
+        let mut bytes = chunk.bytes;
+        self.folder.budget().settle(bytes.len() as u64);
         bytes.clear();
         // The recorder's end is gone at the end of the process only.
         let _ = self.back.try_send(bytes);
+    }
+
+    fn end(&self, growing: Growing, facts: Facts) {
+        if growing.torn || growing.data.lost.load(Ordering::Acquire) {
+            let capture_id = facts.capture_id;
+            tracing::error!(capture_id, "not all of a segment is on disk; what is will be sent after the next start");
+            return;
+        }
+        let extent = growing.extent();
+        let facts = Box::new(Facts { file_bytes: growing.bytes, index: growing.index, ..facts });
+        self.sync(Sync::Whole(facts, Some((growing.data, extent))));
+    }
+
+    /// Tries once more what the disk had no room for; whether anything still waits.
+    fn try_again(&mut self) -> bool {
+        let waiting: Vec<SegmentNumber> = self.files.iter().filter(|(_, growing)| !growing.waiting.is_empty()).map(|(&n, _)| n).collect();
+        waiting.iter().for_each(|&number| self.go_on(number));
+        self.files.values().any(|growing| !growing.waiting.is_empty())
     }
 
     fn draft(&mut self, number: SegmentNumber, mut facts: Facts) {
@@ -337,7 +551,7 @@ impl Writing {
     fn ask_for_sync(&mut self) {
         for growing in self.files.values_mut().filter(|growing| growing.dirty) {
             // A sync that is still under way covers less; the next round asks again.
-            if self.syncs.try_send(Sync::Data(growing.file.clone(), growing.path.clone())).is_ok() {
+            if self.syncs.try_send(Sync::Data(growing.data.clone(), growing.extent())).is_ok() {
                 growing.dirty = false;
             }
         }
@@ -350,27 +564,149 @@ impl Writing {
     }
 }
 
-/// The syncing thread.
-struct Syncing {
-    folder: Folder,
-    patient: Patient,
+/// What makes data durable: the kernel, or a test's idea of one that fails.
+trait Disk {
+    /// As `fdatasync`.
+    fn sync(&mut self, file: &File) -> std::io::Result<()>;
+
+    /// As `pwrite`.
+    fn write(&mut self, file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()>;
 }
 
-impl Syncing {
+struct KernelDisk;
+
+impl Disk for KernelDisk {
+    fn sync(&mut self, file: &File) -> std::io::Result<()> {
+        file.sync_data()
+    }
+
+    fn write(&mut self, file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+}
+
+/// The syncing thread.
+struct Syncing<D> {
+    folder: Folder,
+    patient: Patient,
+    disk: D,
+}
+
+impl<D: Disk> Syncing<D> {
     fn run(&mut self, syncs: &Receiver<Sync>) {
         while let Ok(sync) = syncs.recv() {
             match sync {
-                Sync::Data(file, path) => {
-                    self.patient.insist(|| file.sync_data().map_err(io("sync", &path)));
+                Sync::Data(data, extent) => {
+                    self.make_durable(&data, extent);
                 }
                 Sync::Whole(facts, data) => {
-                    self.patient.insist(|| {
-                        if let Some((file, path)) = &data {
-                            file.sync_data().map_err(io("sync", path))?;
-                        }
-                        mark_whole(&self.folder, &facts)
-                    });
+                    if data.is_none_or(|(data, extent)| self.make_durable(&data, extent)) {
+                        self.patient.insist(|| mark_whole(&self.folder, &facts));
+                    }
                 }
+            }
+        }
+    }
+
+    /// Makes the beginning of a file durable; false when that is given up, or cannot be any more.
+    ///
+    /// A sync that failed may have marked as clean what did not reach the disk, and the next one would say that all is well
+    /// (fsync(2), "EIO"). What no sync has confirmed is therefore read back, compared and written once more before it is tried again.
+    fn make_durable(&mut self, data: &Data, extent: Extent) -> bool {
+        let Self { patient, disk, .. } = self;
+        let mut durable = data.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut doubtful = false;
+        let done = patient.insist(|| {
+            if doubtful && !write_again(disk, data, *durable, extent)? {
+                return Ok(false);
+            }
+            disk.sync(&data.file).map(|()| true).map_err(|cause| {
+                if !doubtful {
+                    let path = data.path.display();
+                    tracing::error!(%path, from = durable.bytes, to = extent.bytes, "a sync failed; what it left in doubt is written again");
+                }
+                doubtful = true;
+                io("sync", &data.path)(cause)
+            })
+        });
+        if done == Some(false) {
+            data.lost.store(true, Ordering::Release);
+            tracing::error!(
+                path = %data.path.display(), from = durable.bytes, to = extent.bytes,
+                "the disk has lost bytes of a segment; what it has left will be sent after the next start"
+            );
+        }
+        if done == Some(true) && extent.bytes > durable.bytes {
+            *durable = extent;
+        }
+        done == Some(true)
+    }
+}
+
+/// Writes what no sync has confirmed of a file's beginning once more, as it reads back; false when that is not what was written.
+fn write_again(disk: &mut impl Disk, data: &Data, durable: Extent, extent: Extent) -> Result<bool, Error> {
+    let mut read = durable;
+    let mut buffer = vec![0; WRITE_AGAIN_BYTES];
+    for rewrite in [false, true] {
+        let mut at = durable.bytes;
+        while at < extent.bytes {
+            let Some(piece) = buffer.get_mut(..(extent.bytes - at).min(WRITE_AGAIN_BYTES as u64) as usize) else { return Ok(false) };
+            data.file.read_exact_at(piece, at).map_err(io("read back", &data.path))?;
+            if rewrite {
+                disk.write(&data.file, piece, at).map_err(io("write again to", &data.path))?;
+            } else {
+                let (crc64nvme, bytes) = (checksum(CrcAlgorithm::Crc64Nvme, piece), piece.len() as u64);
+                read.crc64nvme = checksum_combine(CrcAlgorithm::Crc64Nvme, read.crc64nvme, crc64nvme, bytes);
+            }
+            at += piece.len() as u64;
+        }
+        if extent.bytes > durable.bytes && read.crc64nvme != extent.crc64nvme {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The looking thread.
+struct Looking {
+    folder: Folder,
+    on_full: OnFull,
+    counters: Arc<Counters>,
+}
+
+impl Looking {
+    fn run(&self, asked: &Receiver<()>) {
+        loop {
+            let began = Instant::now();
+            self.look();
+            // A folder of very many files is looked at less often.
+            thread::sleep(LOOK_AGAIN.max(2 * began.elapsed()).min(LOOK_EVERY));
+            match asked.recv_timeout(LOOK_EVERY) {
+                Ok(()) if self.on_full == OnFull::DropOldest => self.make_room(),
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn look(&self) {
+        match self.folder.budget().look() {
+            Ok(level) => budget::tell(level, &self.counters),
+            Err(error) => tracing::warn!(%error, "how full the spool is cannot be seen"),
+        }
+    }
+
+    /// Makes room for a few chunks, if there is none when looked at closely.
+    fn make_room(&self) {
+        loop {
+            self.look();
+            if self.folder.budget().admits(ROOM_MADE_BYTES) {
+                return;
+            }
+            match give_way::oldest(&self.folder, &self.counters) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return tracing::error!(%error, "no segment could give way"),
             }
         }
     }
@@ -388,14 +724,16 @@ pub(super) fn mark_whole(folder: &Folder, facts: &Facts) -> Result<(), Error> {
 }
 
 /// Puts facts in place of a file in one step.
-fn replace(path: &std::path::Path, facts: &Facts, durable: bool) -> Result<(), Error> {
+pub(super) fn replace(path: &Path, facts: &Facts, durable: bool) -> Result<(), Error> {
     let unfinished = path.with_extension("unfinished");
     let json = serde_json::to_vec(facts).map_err(|cause| io("encode", path)(cause.into()))?;
-    let mut file = File::create(&unfinished).map_err(io("create", &unfinished))?;
-    file.write_all(&json).map_err(io("write to", &unfinished))?;
-    if durable {
-        file.sync_data().map_err(io("sync", &unfinished))?;
-    }
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let write = || {
+        let mut file = File::create(&unfinished)?;
+        file.write_all(&json)?;
+        if durable { file.sync_data() } else { Ok(()) }
+    };
+    budget::with_ballast(dir, write).map_err(io("write", &unfinished))?;
     fs::rename(&unfinished, path).map_err(io("put in place", path))
 }
 

@@ -68,6 +68,12 @@ impl Manifest {
     /// Of a segment and its object, or of an idle window and none.
     #[must_use]
     pub fn new(mut facts: Facts, object: Option<ObjectFacts>) -> Self {
+        match object {
+            // It had been completed before its data could be taken.
+            Some(_) => facts.gave_way = None,
+            None if facts.gave_way.is_some() => facts = facts.without_data(),
+            None => {}
+        }
         // The key that was chosen first may have been taken.
         facts.key = object.as_ref().map(|object| object.key.clone());
         Self { schema: SCHEMA.into(), facts, object }

@@ -132,7 +132,13 @@ impl<S: Store> Sending<S> {
     /// When something did not succeed; the next call goes on from there.
     pub async fn go_on(&mut self, segment: Segment) -> Result<Progress, Error> {
         self.segment = segment;
-        if self.read(|state| state.verified.is_none()) && self.capture().await? == Progress::Growing {
+        if self.read(|state| state.verified.is_none()) && self.has_given_way().await? {
+            // What S3 has of it is of no use.
+            if self.upload().is_some() {
+                self.restart("the segment gave way to newer ones").await?;
+            }
+            self.abort_useless().await;
+        } else if self.read(|state| state.verified.is_none()) && self.capture().await? == Progress::Growing {
             return Ok(Progress::Growing);
         }
         if self.read(|state| !state.manifest_stored) {
@@ -146,6 +152,13 @@ impl<S: Store> Sending<S> {
     #[must_use]
     pub fn standing(&self) -> Standing {
         self.read(|state| Standing { key: state.open.key.clone(), parts: state.parts.len() })
+    }
+
+    /// Whether its data are gone by the policy for a full spool: its facts say so.
+    async fn has_given_way(&self) -> Result<bool, Error> {
+        let Segment { data: None, manifest: Some(manifest), .. } = &self.segment else { return Ok(false) };
+        let path = manifest.clone();
+        Ok(blocking(move || read_facts(&path)).await??.gave_way.is_some())
     }
 
     /// Gets the object into the store, as far as its bytes are there.
@@ -320,6 +333,11 @@ impl<S: Store> Sending<S> {
     /// Has S3 make the object of the parts, and confirms it.
     async fn complete(&mut self, bytes: u64, parts: u32) -> Result<Turn, Error> {
         let Some(upload) = self.upload() else { return Ok(Turn::Again) };
+        // From here on it does not give way; if it just has, the next round sees that its data are gone.
+        let claim = self.way.folder.claim(&self.segment.capture_id);
+        let Some(_claim) = claim.filter(|_| self.segment.data.as_ref().is_some_and(|data| data.exists())) else {
+            return Ok(Turn::Growing);
+        };
         let parts: Vec<Part> = self.read(|state| state.parts.range(1..=parts).map(|(_, part)| part.clone()).collect());
         let crc64nvme = checksum::combine(parts.iter().map(|part| (part.crc64nvme, part.bytes)));
         let whole = Whole { bytes, crc64nvme };

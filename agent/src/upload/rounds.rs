@@ -199,7 +199,6 @@ impl<S: Store> Rounds<S> {
             move || Ok::<_, Error>(folder.segments()?.into_iter().map(|segment| Listing::of(segment, &reserved)).collect::<Vec<_>>());
         let segments = blocking(list).await??;
         let counters = &self.way.counters;
-        counters.spool_bytes.set(segments.iter().map(|listing| listing.bytes).sum());
         counters.spool_segments.set(segments.len() as u64);
         counters.spool_oldest_seconds.set(segments.first().map_or(0, |listing| listing.age_seconds));
         Ok(segments)

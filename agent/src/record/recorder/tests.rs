@@ -48,6 +48,10 @@ struct Kept {
     closed: Vec<(Facts, Vec<u8>)>,
     idle: Vec<Facts>,
     full: bool,
+    /// What it does when it is full.
+    stops: bool,
+    /// For how many bytes it was last asked.
+    asked: u64,
     /// Buffers that were taken and have not come back.
     buffers_out: usize,
 }
@@ -85,8 +89,13 @@ impl Spool for Memory {
     fn idle(&mut self, facts: Facts) {
         self.0.lock().unwrap().idle.push(facts);
     }
-    fn has_room(&self) -> bool {
-        !self.0.lock().unwrap().full
+    fn room(&mut self, bytes: u64) -> Room {
+        let mut kept = self.0.lock().unwrap();
+        kept.asked = bytes;
+        if !kept.full {
+            return Room::Yes;
+        }
+        if kept.stops { Room::Stopped } else { Room::No }
     }
 }
 
@@ -401,6 +410,49 @@ fn frames_that_find_the_spool_full_or_the_schedule_off_are_counted() {
     let kept = rig.spool.0.lock().unwrap();
     assert_eq!((kept.idle[0].drops["out_of_schedule"], kept.idle[0].drops["spool_full"]), (1, 1));
     assert!(kept.closed.is_empty());
+}
+
+#[test]
+fn a_spool_that_stops_ends_the_segment_whole_counts_what_comes_and_goes_on_when_there_is_room() {
+    let mut rig = rig(settings(), 1);
+    rig.round(Some(frame(START + SECOND_NS, b"before")));
+    rig.spool.0.lock().unwrap().full = true;
+    rig.spool.0.lock().unwrap().stops = true;
+    rig.round(Some(frame(START + 2 * SECOND_NS, b"lost")));
+    assert_eq!(rig.closed(), [("i-1/2026-11-22-00-15.pcap".to_owned(), 1)], "whole at once");
+    rig.round(Some(frame(START + 3 * SECOND_NS, b"lost, too")));
+    // Nothing comes in the next window, of which all is lost as well.
+    for _ in 0..2 {
+        rig.clock.forward(WINDOW + 2 * SECOND_NS);
+        rig.round(None);
+    }
+    rig.spool.0.lock().unwrap().full = false;
+    let now = rig.clock.now().wall_ns;
+    rig.round(Some(frame(now, b"after")));
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    let gap = |facts: &Facts| (facts.gaps.len(), facts.gaps[0].from, facts.gaps[0].cause.clone());
+    let was_full = (1, Stamp(START + 2 * SECOND_NS), "the spool was full".to_owned());
+    assert!(kept.closed[0].0.gaps.is_empty() && kept.closed[0].0.drops.is_empty());
+    assert_eq!((kept.idle.len(), kept.idle[0].drops["spool_full"], gap(&kept.idle[0])), (2, 2, was_full.clone()));
+    assert_eq!((kept.closed.len(), kept.closed[1].0.frames, gap(&kept.closed[1].0)), (2, 1, was_full));
+}
+
+#[test]
+fn the_spool_is_asked_for_a_frame_and_all_that_is_still_on_its_way() {
+    for (format, least) in [(Format::Pcap, 0), (Format::Pcapng, 100)] {
+        let mut rig = rig(Settings { format, ..settings() }, 1);
+        let asked = |rig: &Rig| rig.spool.0.lock().unwrap().asked;
+        rig.round(Some(frame(START + SECOND_NS, &[7; 1000])));
+        let first = asked(&rig);
+        rig.round(Some(frame(START + SECOND_NS, &[7; 1000])));
+        let second = asked(&rig);
+        assert!(second > first + 1000 + least, "{format:?}: {first} and then {second}");
+        let before: usize = rig.spool.0.lock().unwrap().chunks.iter().sum();
+        rig.recorder.close_all(false);
+        let written: usize = rig.spool.0.lock().unwrap().chunks.iter().sum();
+        assert!((written - before) as u64 <= second, "{format:?}: {written} bytes came, {second} were asked for");
+    }
 }
 
 #[test]

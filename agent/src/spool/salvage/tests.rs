@@ -5,8 +5,8 @@ use super::*;
 use crate::record::facts::Kind;
 use crate::record::pcapng::{self, Packet};
 use crate::record::{pcap, pcapng as ng};
-use crate::spool::Settings;
 use crate::spool::journal::{Journal, Open, Record, VERSION};
+use crate::spool::{OnFull, Settings};
 use proptest::prelude::*;
 
 const ID: &str = "01935000-0000-7000-8000-000000000000";
@@ -46,7 +46,14 @@ fn file(format: Format, frames: u32) -> (Vec<u8>, Vec<u64>) {
 
 fn left_behind(bytes: &[u8], extension: &str) -> (tempfile::TempDir, Folder) {
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings { dir: dir.path().into(), max_bytes: 1 << 30, flush_ms: 1, sync_ms: 1, allow_root_device: true };
+    let settings = Settings {
+        dir: dir.path().into(),
+        max_bytes: 1 << 30,
+        on_full: OnFull::DropNewest,
+        flush_ms: 1,
+        sync_ms: 1,
+        allow_root_device: true,
+    };
     let folder = Folder::open(&settings).unwrap();
     let open = Open {
         version: VERSION,
