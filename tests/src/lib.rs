@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod captures;
+pub mod faulty_s3;
 pub mod localstack;
 pub mod machine;
 pub mod netns;
