@@ -20,7 +20,7 @@ use tapfleet::record::facts::{Facts, Kind, Stamp, WindowFacts};
 use tapfleet::spool::journal::{self, Journal, Open, Part};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
-use tapfleet::upload::store::{Body, Class, Error, Found, Labels, Listed, Place, Store, Upload, Whole};
+use tapfleet::upload::store::{Begun, Body, Class, Error, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
 use tapfleet::upload::{self, S3, Settings, checksum};
 use tapfleet_tests::localstack::{CREDENTIALS, LocalStack, REGION, make_bucket};
 use tokio::sync::watch;
@@ -341,8 +341,12 @@ impl Store for Watched {
         self.inner.abort(upload).await
     }
 
-    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64) -> Result<(), Error> {
-        self.inner.put(place, body, crc64nvme).await
+    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64, overwrite: Overwrite) -> Result<(), Error> {
+        self.inner.put(place, body, crc64nvme, overwrite).await
+    }
+
+    async fn list_uploads(&self, bucket: &str, prefix: &str) -> Result<Vec<Begun>, Error> {
+        self.inner.list_uploads(bucket, prefix).await
     }
 
     async fn head_bucket(&self, bucket: &str) -> Result<(), Error> {

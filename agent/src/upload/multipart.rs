@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::manifest::{Manifest, ObjectFacts, read_facts};
 use super::plan::{self, Section};
-use super::store::{self, Body, Class, Found, Labels, Listed, Place, Store, Upload, Whole};
+use super::store::{self, Body, Class, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
 use super::{Error, checksum};
 use crate::observe::counters::Counters;
 use crate::record::key::successor;
@@ -293,7 +293,7 @@ impl<S: Store> Sending<S> {
             },
             Class::BadDigest => Err(self.restart(&error.to_string()).await?),
             // A lost answer, or the key is taken: by us or by another.
-            Class::PreconditionFailed | Class::Conflict | Class::Transient | Class::Throttled => {
+            Class::PreconditionFailed | Class::Conflict | Class::Transient | Class::Throttled | Class::Credentials | Class::Clock => {
                 self.settle_unclear(&upload.place, bytes, error).await
             }
             Class::NotFound | Class::NoSuchBucket | Class::Denied => Err(error.into()),
@@ -462,7 +462,11 @@ async fn store_manifest<S: Store>(store: &S, bucket: &str, manifest: &Manifest) 
     let json = serde_json::to_vec_pretty(manifest)
         .map_err(|cause| Error::Manifest { path: PathBuf::from(&place.key), cause: cause.to_string() })?;
     let (bytes, crc64nvme) = (json.len() as u64, checksum::of_bytes(&json));
-    store.put(&place, json, crc64nvme).await?;
+    match store.put(&place, json, crc64nvme, Overwrite::Never).await {
+        // It is there already: from a try whose answer was lost, or it is not ours; what follows tells.
+        Err(error) if error.class != Class::PreconditionFailed => return Err(error.into()),
+        _ => {}
+    }
     let found = store.head(&place).await?;
     if found.bytes != bytes || found.crc64nvme != Some(crc64nvme) {
         let what = format!("{} bytes with checksum {:?} are there, {bytes} with {crc64nvme} were sent", found.bytes, found.crc64nvme);

@@ -25,7 +25,8 @@ use tokio::sync::Mutex;
 use super::Settings;
 use super::checksum::{from_base64, to_base64};
 use super::plan::{self, PARTS_MAX};
-use super::store::{Body, Class, Error, Found, Labels, Listed, Place, Store, Upload, Whole};
+use super::store::{Begun, Body, Class, Error, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
+use crate::record::Stamp;
 use crate::spool::journal::Part;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -47,6 +48,9 @@ const READ_BYTES: usize = 256 << 10;
 
 /// The longest answer that is believed: a page of a thousand parts takes less than a tenth.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// Pages of uploads that are looked through: 1000 on each.
+const UPLOAD_PAGES_MAX: usize = 20;
 
 /// Metadata names on capture objects (`x-amz-meta-…`).
 const CAPTURE_ID: &str = "capture-id";
@@ -206,12 +210,13 @@ fn classify(code: &str, status: Option<u16>, place: &Place) -> Class {
         "ConditionalRequestConflict" | "OperationAborted" => Class::Conflict,
         "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" => Class::InvalidPart,
         "BadDigest" | "InvalidDigest" | "IncompleteBody" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => Class::BadDigest,
-        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => Class::Denied,
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => Class::Denied,
+        "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => Class::Credentials,
+        // A wrong clock is cured by time synchronisation, not by a new policy.
+        "RequestTimeTooSkewed" | "RequestExpired" => Class::Clock,
         "SlowDown" | "ServiceUnavailable" | "TooManyRequests" | "RequestLimitExceeded" | "Throttling" | "ThrottlingException" => {
             Class::Throttled
         }
-        // A wrong clock is cured by time synchronisation, not by a new policy.
-        "RequestTimeTooSkewed" | "RequestExpired" | "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" => Class::Transient,
         _ => match status {
             Some(404) if place.key.is_empty() => Class::NoSuchBucket,
             Some(404) => Class::NotFound,
@@ -388,6 +393,33 @@ impl Store for S3 {
         self.judge(act, place, sent).await.map(drop)
     }
 
+    async fn list_uploads(&self, bucket: &str, prefix: &str) -> Result<Vec<Begun>, Error> {
+        let act = "list the uploads under";
+        let place = Place { bucket: bucket.into(), key: prefix.into() };
+        let mut all = Vec::new();
+        let mut marker: (Option<String>, Option<String>) = (None, None);
+        // The bounds are for a store that counts in circles or tells nothing.
+        for _ in 0..UPLOAD_PAGES_MAX {
+            let call = self.client(act, &place).await?.list_multipart_uploads().bucket(bucket).prefix(prefix);
+            let call = call.set_key_marker(marker.0.clone()).set_upload_id_marker(marker.1.clone());
+            let sent = call.set_expected_bucket_owner(self.owner()).send().await;
+            let page = self.judge(act, &place, sent).await?;
+            all.extend(page.uploads.unwrap_or_default().into_iter().filter_map(|begun| {
+                let place = Place { bucket: bucket.into(), key: begun.key? };
+                let initiated = Stamp(u64::try_from(begun.initiated?.as_nanos()).ok()?);
+                // A store that knows no prefixes is not believed either.
+                let below = place.key.starts_with(prefix);
+                below.then_some(Begun { upload: Upload { place, id: begun.upload_id? }, initiated })
+            }));
+            let next = (page.next_key_marker, page.next_upload_id_marker);
+            if page.is_truncated != Some(true) || next == marker {
+                break;
+            }
+            marker = next;
+        }
+        Ok(all)
+    }
+
     async fn abort(&self, upload: &Upload) -> Result<(), Error> {
         let act = "abort the upload to";
         let place = &upload.place;
@@ -396,7 +428,7 @@ impl Store for S3 {
         self.judge(act, place, sent).await.map(drop)
     }
 
-    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64) -> Result<(), Error> {
+    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64, overwrite: Overwrite) -> Result<(), Error> {
         let act = "store";
         let (encryption, kms_key) = self.encryption();
         let call = self.client(act, place).await?.put_object().bucket(&place.bucket).key(&place.key);
@@ -404,6 +436,7 @@ impl Store for S3 {
             .content_type("application/json")
             .checksum_crc64_nvme(to_base64(crc64nvme))
             .body(ByteStream::from(body))
+            .set_if_none_match((overwrite == Overwrite::Never).then(|| "*".into()))
             .set_server_side_encryption(encryption)
             .set_ssekms_key_id(kms_key)
             .set_expected_bucket_owner(self.owner())
@@ -506,8 +539,8 @@ mod tests {
             ("NotFound", Some(404), &object, Class::NotFound),
             ("", Some(404), &bucket, Class::NoSuchBucket),
             ("", Some(403), &object, Class::Denied),
-            ("ExpiredToken", Some(400), &object, Class::Transient),
-            ("RequestTimeTooSkewed", Some(403), &object, Class::Transient),
+            ("ExpiredToken", Some(400), &object, Class::Credentials),
+            ("RequestTimeTooSkewed", Some(403), &object, Class::Clock),
             ("PreconditionFailed", Some(412), &object, Class::PreconditionFailed),
             ("ConditionalRequestConflict", Some(409), &object, Class::Conflict),
             ("InternalError", Some(200), &object, Class::Transient),
