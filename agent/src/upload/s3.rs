@@ -30,13 +30,6 @@ use crate::record::Stamp;
 use crate::spool::journal::Part;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
-/// S3 may take minutes to put many parts together, and keeps the connection open meanwhile.
-const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
-/// A part gets this long, and a second more for each [`SLOWEST_BYTES_PER_SECOND`] of it.
-const PART_TIMEOUT: Duration = Duration::from_secs(20);
-const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
-
 /// Attempts of the SDK within one call; beyond that the uploader's own loop tries again.
 const ATTEMPTS: u32 = 3;
 
@@ -55,10 +48,41 @@ const UPLOAD_PAGES_MAX: usize = 20;
 /// Metadata names on capture objects (`x-amz-meta-…`).
 const CAPTURE_ID: &str = "capture-id";
 
+/// How long one attempt at a call may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Calls that move little.
+    pub control: Duration,
+    /// CompleteMultipartUpload: S3 may take minutes to put many parts together, and keeps the connection open meanwhile.
+    pub complete: Duration,
+    /// A part, and a second more for each [`Self::slowest_bytes_per_second`] of it.
+    pub part: Duration,
+    /// The slowest way to S3 on which a part arrives; not 0.
+    pub slowest_bytes_per_second: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            control: Duration::from_secs(30),
+            complete: Duration::from_secs(300),
+            part: Duration::from_secs(20),
+            slowest_bytes_per_second: 256 << 10,
+        }
+    }
+}
+
+impl Patience {
+    fn part(&self, bytes: u64) -> Duration {
+        self.part + Duration::from_secs(plan::size_class(bytes) / self.slowest_bytes_per_second)
+    }
+}
+
 /// The store that is Amazon S3, or speaks like it.
 #[derive(Debug)]
 pub struct S3 {
     settings: Settings,
+    patience: Patience,
     /// Credentials, region and endpoint that were handed over; else they are looked for with each new client.
     shared: Option<SdkConfig>,
     door: Mutex<Door>,
@@ -76,7 +100,7 @@ impl S3 {
     /// them. Asks nobody yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, shared: None, door: Mutex::new(Door { client: None, heard: Instant::now() }) }
+        Self { settings, patience: Patience::default(), shared: None, door: Mutex::new(Door { client: None, heard: Instant::now() }) }
     }
 
     /// A store that takes credentials, region and endpoint from `shared` and not from the environment; timeouts and retries stay
@@ -84,6 +108,12 @@ impl S3 {
     #[must_use]
     pub fn with_config(settings: Settings, shared: SdkConfig) -> Self {
         Self { shared: Some(shared), ..Self::new(settings) }
+    }
+
+    /// The same, with another patience.
+    #[must_use]
+    pub fn patient(self, patience: Patience) -> Self {
+        Self { patience, ..self }
     }
 
     async fn client(&self, act: &'static str, place: &Place) -> Result<Client, Error> {
@@ -95,7 +125,7 @@ impl S3 {
             Some(shared) => shared.clone(),
             None => look_around(&self.settings).await,
         };
-        let client = client(&shared).map_err(|cause| unanswered(act, place, cause))?;
+        let client = client(&shared, self.patience.control).map_err(|cause| unanswered(act, place, cause))?;
         door.client = Some(client.clone());
         Ok(client)
     }
@@ -151,14 +181,14 @@ async fn look_around(settings: &Settings) -> SdkConfig {
 
 /// A client with timeouts and retries of our own: with the SDK's defaults an endpoint that takes a part and never answers is
 /// waited for without end, and after a few failing calls the retry quota is used up and every later call is tried once.
-fn client(shared: &SdkConfig) -> Result<Client, &'static str> {
+fn client(shared: &SdkConfig, control: Duration) -> Result<Client, &'static str> {
     if shared.region().is_none() {
         return Err("the region is not known: set s3.region or AWS_REGION, or let the instance metadata be reached");
     }
     // Other endpoints than AWS's own have no DNS name per bucket.
     let path_style = shared.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
     let config = aws_sdk_s3::config::Builder::from(shared)
-        .timeout_config(timeouts(CONTROL_TIMEOUT))
+        .timeout_config(timeouts(control))
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .retry_partition(RetryPartition::custom("tapfleet-upload").token_bucket(TokenBucket::unlimited()).build())
         .force_path_style(path_style)
@@ -194,10 +224,6 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
 
 fn within(attempt: Duration) -> aws_sdk_s3::config::Builder {
     Config::builder().timeout_config(timeouts(attempt))
-}
-
-fn part_timeout(bytes: u64) -> Duration {
-    PART_TIMEOUT + Duration::from_secs(plan::size_class(bytes) / SLOWEST_BYTES_PER_SECOND)
 }
 
 /// The class of an answer, by its code, or by its status where there is none: answers to HEAD have no body.
@@ -328,7 +354,7 @@ impl Store for S3 {
             .body(stream(body).await.map_err(|cause| unanswered(act, place, &cause))?)
             .set_expected_bucket_owner(self.owner())
             .customize()
-            .config_override(within(part_timeout(body.section.bytes)))
+            .config_override(within(self.patience.part(body.section.bytes)))
             .send()
             .await;
         let taken = self.judge(act, place, sent).await?;
@@ -387,7 +413,7 @@ impl Store for S3 {
             .if_none_match("*")
             .set_expected_bucket_owner(self.owner())
             .customize()
-            .config_override(within(COMPLETE_TIMEOUT))
+            .config_override(within(self.patience.complete))
             .send()
             .await;
         self.judge(act, place, sent).await.map(drop)
@@ -554,8 +580,8 @@ mod tests {
 
     #[test]
     fn a_part_gets_time_by_its_size_and_there_are_few_different_timeouts() {
-        assert_eq!(part_timeout(8 << 20), Duration::from_secs(20 + 32));
-        assert_eq!(part_timeout(1), part_timeout(8 << 20));
-        assert_eq!(part_timeout(256 << 20), Duration::from_secs(20 + 1024));
+        assert_eq!(Patience::default().part(8 << 20), Duration::from_secs(20 + 32));
+        assert_eq!(Patience::default().part(1), Patience::default().part(8 << 20));
+        assert_eq!(Patience::default().part(256 << 20), Duration::from_secs(20 + 1024));
     }
 }

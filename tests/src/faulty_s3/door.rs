@@ -56,10 +56,9 @@ fn invalid(what: &'static str) -> S3Error {
 
 /// The body of a request, with one bit of it changed when the script says so.
 async fn content(body: Option<StreamingBlob>, flip: bool) -> S3Result<Content> {
-    let mut data = match body {
-        Some(body) => Body::from(DynByteStream::from(body)).store_all_limited(BODY_BYTES_MAX).await.map_err(S3Error::internal_error)?.to_vec(),
-        None => Vec::new(),
-    };
+    let mut body = body.map_or_else(Body::empty, |body| Body::from(DynByteStream::from(body)));
+    let read = body.store_all_limited(BODY_BYTES_MAX).await;
+    let mut data = read.map_err(|cause| S3Error::with_source(S3ErrorCode::IncompleteBody, cause))?.to_vec();
     let middle = data.len() / 2;
     if let Some(byte) = data.get_mut(middle).filter(|_| flip) {
         *byte ^= 1;

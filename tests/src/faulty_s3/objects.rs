@@ -281,3 +281,80 @@ fn put_together(pending: &Pending, parts: &[Named]) -> Result<Content, Refusal> 
     }
     Ok(whole)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    /// A bucket with an upload of two parts, and how they are named.
+    fn begun() -> (Objects, String, Vec<Named>) {
+        let mut objects = Objects::default();
+        let id = objects.create("k", BTreeMap::new(), 0).unwrap();
+        let parts = [vec![1; PART_BYTES_MIN as usize], vec![2; 10]];
+        let mut named = Vec::new();
+        for (number, data) in (1..).zip(parts) {
+            let content = Content::of(data);
+            let crc64nvme = content.crc64nvme;
+            let etag = objects.part("k", &id, number, Some(crc64nvme), content).unwrap();
+            named.push(Named { number, etag, crc64nvme });
+        }
+        (objects, id, named)
+    }
+
+    fn wanted() -> Wanted {
+        let whole = Content::of([vec![1; PART_BYTES_MIN as usize], vec![2; 10]].concat());
+        Wanted { bytes: whole.bytes, crc64nvme: whole.crc64nvme, if_none: true }
+    }
+
+    #[test]
+    fn the_parts_as_they_were_sent_become_the_object_and_the_upload_is_gone() {
+        let (mut objects, id, named) = begun();
+        objects.complete("k", &id, &named, wanted()).unwrap();
+        assert_eq!(objects.objects["k"].content.data.len() as u64, wanted().bytes);
+        assert_eq!(objects.complete("k", &id, &named, wanted()), Err(Refusal::NoSuchUpload));
+        objects.completes_twice = true;
+        assert!(objects.complete("k", &id, &named, wanted()).is_ok());
+    }
+
+    #[test]
+    fn a_completion_is_refused_for_each_thing_that_is_not_as_it_should_be_and_takes_nothing_away() {
+        let (mut objects, id, named) = begun();
+        let other_etag = Named { etag: "0".into(), ..named[1].clone() };
+        let other_sum = Named { crc64nvme: 1, ..named[0].clone() };
+        let not_there = Named { number: 3, ..named[1].clone() };
+        let rows = [
+            (vec![], wanted(), Refusal::InvalidRequest),
+            (vec![named[1].clone(), named[0].clone()], wanted(), Refusal::InvalidPartOrder),
+            (vec![named[0].clone(), other_etag], wanted(), Refusal::InvalidPart),
+            (vec![other_sum, named[1].clone()], wanted(), Refusal::InvalidPart),
+            (vec![named[0].clone(), not_there], wanted(), Refusal::InvalidPart),
+            (named.clone(), Wanted { bytes: 1, ..wanted() }, Refusal::InvalidRequest),
+            (named.clone(), Wanted { crc64nvme: 1, ..wanted() }, Refusal::BadDigest),
+        ];
+        for (parts, wanted, refusal) in rows {
+            assert_eq!(objects.complete("k", &id, &parts, wanted), Err(refusal));
+        }
+        objects.part("k", &id, 3, Some(Content::default().crc64nvme), Content::default()).unwrap();
+        objects.put_foreign("k");
+        assert_eq!(objects.complete("k", &id, &named, wanted()), Err(Refusal::PreconditionFailed));
+        objects.objects.clear();
+        objects.complete("k", &id, &named, wanted()).unwrap();
+    }
+
+    #[test]
+    fn a_small_part_before_the_last_and_bytes_with_another_sum_are_refused() {
+        let mut objects = Objects::default();
+        let id = objects.create("k", BTreeMap::new(), 0).unwrap();
+        let small = Content::of(vec![7; 10]);
+        let sum = small.crc64nvme;
+        assert_eq!(objects.part("k", &id, 1, Some(sum ^ 1), small.clone()), Err(Refusal::BadDigest));
+        assert_eq!(objects.part("k", &id, 1, None, small.clone()), Err(Refusal::InvalidRequest));
+        let name = |objects: &mut Objects, number| {
+            let etag = objects.part("k", &id, number, Some(sum), small.clone()).unwrap();
+            Named { number, etag, crc64nvme: sum }
+        };
+        let parts = [name(&mut objects, 1), name(&mut objects, 2)];
+        assert_eq!(objects.complete("k", &id, &parts, wanted()), Err(Refusal::EntityTooSmall));
+    }
+}

@@ -106,7 +106,7 @@ pub enum Fault {
 }
 
 /// On a request: its body shall arrive changed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Flip;
 
 /// The faults to come, and how often each call was made.
