@@ -227,14 +227,14 @@ impl Model {
         upload: Option<&Upload>,
         act: impl FnOnce(&mut Objects) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<(T, Option<Fault>), Error> {
-        self.spool.check(&self.objects.lock().unwrap());
-        self.spool.mark();
         let error = |class, cause: &str| Error { class, act: "call", place: place.clone(), cause: format!("{op:?}: {cause}") };
-        sleep(Duration::from_millis(20)).await;
         if self.unreachable.load(Relaxed) {
-            sleep(Duration::from_secs(3)).await;
+            sleep(Duration::from_secs(30)).await;
             return Err(error(Class::Transient, "unreachable"));
         }
+        self.spool.check(&self.objects.lock().unwrap());
+        self.spool.mark();
+        sleep(Duration::from_millis(20)).await;
         let (fault, mut lot) = self.fault(op, &place.key);
         match fault {
             Some(Fault::Refuse(refused)) => return Err(error(refused.class(), "refused")),

@@ -194,11 +194,11 @@ impl Call {
             Some(Fault::LoseAnswer) => self.break_off().await,
             Some(Fault::DoAndRefuse(status, code)) => refusal(status, code),
             Some(Fault::TruncateAnswer) => truncated(answer).await,
-            Some(fault) => {
+            Some(fault) if answer.status().is_success() => {
                 distort(&mut answer, fault);
                 answer
             }
-            None => answer,
+            _ => answer,
         }
     }
 
