@@ -49,6 +49,8 @@ pub fn settings(look_every: std::time::Duration) -> Settings {
         kms_key: None,
         expected_bucket_owner: None,
         look_every,
+        instance: Some(INSTANCE.into()),
+        create_spread: std::time::Duration::ZERO,
     }
 }
 

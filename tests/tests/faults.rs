@@ -16,7 +16,7 @@ use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::Kind;
 use tapfleet::upload::manifest::Manifest;
 use tapfleet::upload::s3::Patience;
-use tapfleet::upload::{self, S3, checksum};
+use tapfleet::upload::{self, Reserved, S3, checksum};
 use tapfleet_tests::faulty_s3::script::{Fault, Op};
 use tapfleet_tests::faulty_s3::{FaultyS3, SECRET};
 use tapfleet_tests::segments::{BUCKET, Segment, files, first_key, folder, id, manifest_key, pattern, settings};
@@ -66,7 +66,7 @@ impl Bench {
     fn store_with(&self, shared: SdkConfig) -> Arc<S3> {
         let second = Duration::from_secs(1);
         let patience = Patience { control: second, complete: second, part: 2 * second, slowest_bytes_per_second: 64 << 20 };
-        Arc::new(S3::with_config(settings(LOOK_EVERY), shared).patient(patience))
+        Arc::new(S3::with_patience(settings(LOOK_EVERY), shared, patience))
     }
 
     fn start(&self) -> Running {
@@ -75,7 +75,7 @@ impl Bench {
 
     fn start_to(&self, store: Arc<S3>) -> Running {
         let (stop, stopped) = watch::channel(false);
-        let run = upload::run(settings(LOOK_EVERY), folder(self.dir.path()).unwrap(), self.counters.clone(), store, stopped);
+        let run = upload::run(settings(LOOK_EVERY), folder(self.dir.path()).unwrap(), self.counters.clone(), store, Reserved::default(), stopped);
         Running { task: tokio::spawn(run), _stop: stop }
     }
 

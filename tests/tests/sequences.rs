@@ -19,7 +19,7 @@ use tapfleet::spool::journal::Part;
 use tapfleet::upload::manifest::Manifest;
 use tapfleet::upload::plan::Section;
 use tapfleet::upload::store::{Begun, Body, Class, Error, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
-use tapfleet::upload::{self, checksum};
+use tapfleet::upload::{self, Reserved, checksum};
 use tapfleet_tests::faulty_s3::objects::{self, Content, Named, Objects, Refusal, Wanted};
 use tapfleet_tests::segments::{INSTANCE, Segment, files, folder, id, manifest_key, settings};
 use tokio::sync::{Notify, watch};
@@ -566,7 +566,7 @@ impl Life {
     fn start(model: &Arc<Model>, look_every: Duration) -> Self {
         let (stop, stopped) = watch::channel(false);
         let counters = Arc::new(Counters::new(1));
-        let run = upload::run(settings(look_every), model.spool.folder(), counters, model.clone(), stopped);
+        let run = upload::run(settings(look_every), model.spool.folder(), counters, model.clone(), Reserved::default(), stopped);
         Self { task: tokio::spawn(run), _stop: stop }
     }
 

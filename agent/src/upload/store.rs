@@ -136,6 +136,8 @@ pub enum Class {
     Credentials,
     /// Our clock and the store's differ by too much.
     Clock,
+    /// This store knows no such call.
+    Unsupported,
     /// Slower, please.
     Throttled,
     /// Anything that may go better next time: no answer, a lost one, a 5xx, an unknown refusal.
