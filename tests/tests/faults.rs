@@ -8,7 +8,6 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
@@ -75,7 +74,8 @@ impl Bench {
 
     fn start_to(&self, store: Arc<S3>) -> Running {
         let (stop, stopped) = watch::channel(false);
-        let run = upload::run(settings(LOOK_EVERY), folder(self.dir.path()).unwrap(), self.counters.clone(), store, Reserved::default(), stopped);
+        let run =
+            upload::run(settings(LOOK_EVERY), folder(self.dir.path()).unwrap(), self.counters.clone(), store, Reserved::default(), stopped);
         Running { task: tokio::spawn(run), _stop: stop }
     }
 

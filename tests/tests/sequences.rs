@@ -140,7 +140,7 @@ enum Op {
 impl Op {
     /// What can happen to it.
     fn faults(self) -> Vec<Fault> {
-        use Fault::{ForgetPart, ForgetUpload, Foreign, KillAfter, KillBefore, Late, LoseAnswer, NoChecksum, NoMetadata, Slow};
+        use Fault::{Foreign, ForgetPart, ForgetUpload, KillAfter, KillBefore, Late, LoseAnswer, NoChecksum, NoMetadata, Slow};
         use Refused::{BadDigest, Clock, Conflict, Credentials, Denied, InvalidPart, NoSuchBucket, Throttled, Transient};
         let mut all: Vec<Fault> = [Transient, Transient, Throttled, Credentials, Clock, Denied, NoSuchBucket].map(Fault::Refuse).into();
         all.extend([Slow, KillBefore, KillAfter]);
@@ -402,7 +402,14 @@ impl Spool {
         Self { dir: Arc::new(dir.unwrap()), recorded: Arc::default(), marks: Arc::default(), broken: Arc::default() }
     }
 
-    fn folder(&self) -> Folder {
+    /// The folder, once what held it has been dropped.
+    async fn folder(&self) -> Folder {
+        for _ in 0..1000 {
+            match folder(self.dir.path()) {
+                Ok(folder) => return folder,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
         folder(self.dir.path()).unwrap()
     }
 
@@ -526,7 +533,7 @@ async fn sequence(seed: u64) -> Tally {
     let end_of_trouble = Instant::now() + lot.seconds(900);
     let mut kills = 0;
     while Instant::now() < end_of_trouble {
-        let life = Life::start(&model, Duration::from_secs(5));
+        let life = Life::start(&model, Duration::from_secs(5)).await;
         tokio::select! {
             () = model.kill.notified() => {}
             () = sleep(lot.seconds(300)) => {}
@@ -540,7 +547,7 @@ async fn sequence(seed: u64) -> Tally {
         recorder.await.unwrap();
     }
     model.trouble.store(false, Relaxed);
-    let life = Life::start(&model, Duration::from_secs(5));
+    let life = Life::start(&model, Duration::from_secs(5)).await;
     // What is still on its way arrives, and so does what the uploader waits for.
     let emptied = timeout(CALM, async {
         while !spool.files().is_empty() {
@@ -563,10 +570,10 @@ struct Life {
 }
 
 impl Life {
-    fn start(model: &Arc<Model>, look_every: Duration) -> Self {
+    async fn start(model: &Arc<Model>, look_every: Duration) -> Self {
         let (stop, stopped) = watch::channel(false);
         let counters = Arc::new(Counters::new(1));
-        let run = upload::run(settings(look_every), model.spool.folder(), counters, model.clone(), Reserved::default(), stopped);
+        let run = upload::run(settings(look_every), model.spool.folder().await, counters, model.clone(), Reserved::default(), stopped);
         Self { task: tokio::spawn(run), _stop: stop }
     }
 
@@ -617,7 +624,7 @@ async fn abort_orphans(model: &Arc<Model>) {
     if !left() {
         return;
     }
-    let life = Life::start(model, Duration::from_secs(60));
+    let life = Life::start(model, Duration::from_secs(60)).await;
     let cleaned = timeout(CALM, async {
         while left() {
             sleep(Duration::from_secs(10)).await;
@@ -678,7 +685,11 @@ fn ten_thousand_random_fault_sequences_lose_nothing_double_nothing_and_leave_not
     for (fault, times) in &sum.faults {
         println!("  {times:>8} {fault:?}");
     }
-    assert!(failed.is_empty(), "sequences failed; each runs again with TAPFLEET_SEED={}", failed.iter().map(u64::to_string).collect::<Vec<_>>().join(" or "));
+    assert!(
+        failed.is_empty(),
+        "sequences failed; each runs again with TAPFLEET_SEED={}",
+        failed.iter().map(u64::to_string).collect::<Vec<_>>().join(" or ")
+    );
     let kinds = [Op::Head, Op::Create, Op::Part(1), Op::Parts, Op::Complete, Op::Abort, Op::Put].map(Op::faults).concat();
     let missing: Vec<_> = kinds.iter().filter(|fault| !sum.faults.contains_key(fault)).collect();
     assert!(count < 1000 || missing.is_empty(), "never happened: {missing:?}");
@@ -691,7 +702,7 @@ fn three_days_without_s3_cost_nothing_and_everything_arrives_afterwards() {
         let spool = Spool::new();
         let model = Model::new(1, 0, spool.clone());
         model.unreachable.store(true, Relaxed);
-        let life = Life::start(&model, Duration::from_secs(60));
+        let life = Life::start(&model, Duration::from_secs(300)).await;
         for number in 0..WINDOWS {
             let key = format!("{INSTANCE}/2026-11-22-00-15_{number:04}.pcap");
             let segment = Segment::new(spool.dir.path(), id(number), key, Kind::Capture);
@@ -707,7 +718,7 @@ fn three_days_without_s3_cost_nothing_and_everything_arrives_afterwards() {
         assert_eq!(spool.files().iter().filter(|name| name.ends_with(".pcap")).count() as u64, WINDOWS);
         // An agent that was started in the middle of it does no worse.
         life.kill().await;
-        let life = Life::start(&model, Duration::from_secs(60));
+        let life = Life::start(&model, Duration::from_secs(300)).await;
         sleep(Duration::from_secs(900)).await;
         model.unreachable.store(false, Relaxed);
         let begun = Instant::now();

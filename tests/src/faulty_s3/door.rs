@@ -165,10 +165,7 @@ impl S3 for Door {
         }))
     }
 
-    async fn list_multipart_uploads(
-        &self,
-        req: S3Request<ListMultipartUploadsInput>,
-    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+    async fn list_multipart_uploads(&self, req: S3Request<ListMultipartUploadsInput>) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
         let input = req.input;
         let prefix = input.prefix.clone().unwrap_or_default();
         let after = (input.key_marker.unwrap_or_default(), input.upload_id_marker.unwrap_or_default());
@@ -225,10 +222,7 @@ impl S3 for Door {
         }))
     }
 
-    async fn abort_multipart_upload(
-        &self,
-        req: S3Request<AbortMultipartUploadInput>,
-    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+    async fn abort_multipart_upload(&self, req: S3Request<AbortMultipartUploadInput>) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
         self.with(&req.input.bucket, |objects| objects.abort(&req.input.key, &req.input.upload_id))?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
