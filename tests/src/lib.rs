@@ -4,9 +4,11 @@
 pub mod agent;
 pub mod captures;
 pub mod fake_aws;
+pub mod faulty_s3;
 pub mod localstack;
 pub mod machine;
 pub mod mailbox;
 pub mod moto;
 pub mod netns;
 pub mod packet;
+pub mod segments;

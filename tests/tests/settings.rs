@@ -15,7 +15,7 @@ use tapfleet::record::{Compression, Format, Precision};
 use tapfleet::wire::Inline;
 
 /// One wrong value for each kind of mistake that a key can have, as TOML.
-const WRONG: [(&str, &[&str]); 48] = [
+const WRONG: [(&str, &[&str]); 49] = [
     ("capture.interface", &["\"\"", "\"any\"", "\"sixteen-bytes-xx\"", "\"a b\"", "\"..\"", "\"eth0\\u0000\"", "3"]),
     ("capture.engine", &["\"Ring\"", "\"\"", "true"]),
     ("capture.files", &["\"a.pcap\"", "[1]", "[\"\"]", "{}"]),

@@ -9,10 +9,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::manifest::{Manifest, ObjectFacts, read_facts};

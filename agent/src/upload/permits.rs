@@ -3,9 +3,9 @@
 //! Spec: additive increase, multiplicative decrease (Chiu and Jain 1989); Amazon S3 User Guide "Best practices design patterns".
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// The most parts on their way.
 pub const PARTS_MAX: u32 = 8;

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
@@ -67,9 +67,10 @@ pub async fn run<S: Store>(
     reserved: Reserved,
     stop: watch::Receiver<bool>,
 ) {
-    let check = tokio::spawn(check_bucket(settings.bucket.clone(), store.clone(), counters.clone()));
+    // Ends with this function, however it ends.
+    let mut check = JoinSet::new();
+    check.spawn(check_bucket(settings.bucket.clone(), store.clone(), counters.clone()));
     Rounds::new(settings, folder, counters, store, reserved).go(stop, false).await;
-    check.abort();
 }
 
 /// Sends what the folder holds; ends when nothing is left that can be sent, or at `stop`. Gives how many segments are left.
@@ -150,14 +151,14 @@ impl<S: Store> Rounds<S> {
     }
 
     async fn go(mut self, stop: watch::Receiver<bool>, until_empty: bool) -> usize {
-        let sweeps = self.settings.instance.as_ref().map(|instance| {
+        // It holds the folder, so it must not outlive this uploader, however that ends.
+        let mut sweeps = JoinSet::new();
+        if let Some(instance) = &self.settings.instance {
             let prefix = format!("{}{instance}/", self.settings.key_prefix);
-            tokio::spawn(look_for_orphans(self.way.clone(), self.settings.bucket.clone(), prefix))
-        });
-        let left = self.go_round(stop, until_empty).await;
-        if let Some(sweeps) = sweeps {
-            sweeps.abort();
+            sweeps.spawn(look_for_orphans(self.way.clone(), self.settings.bucket.clone(), prefix));
         }
+        let left = self.go_round(stop, until_empty).await;
+        sweeps.shutdown().await;
         self.telling.shutdown().await;
         self.tries.shutdown().await;
         self.way.settle().await;

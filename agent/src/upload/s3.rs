@@ -28,13 +28,6 @@ use crate::aws::{Door, Heard, Source, causes, timeouts};
 use crate::record::Stamp;
 use crate::spool::journal::Part;
 
-const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
-/// S3 may take minutes to put many parts together, and keeps the connection open meanwhile.
-const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
-/// A part gets this long, and a second more for each [`SLOWEST_BYTES_PER_SECOND`] of it.
-const PART_TIMEOUT: Duration = Duration::from_secs(20);
-const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
-
 /// Bytes read at once from the file of a part.
 const READ_BYTES: usize = 256 << 10;
 
@@ -47,10 +40,41 @@ const UPLOAD_PAGES_MAX: usize = 20;
 /// Metadata names on capture objects (`x-amz-meta-…`).
 const CAPTURE_ID: &str = "capture-id";
 
+/// How long one attempt at a call may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Calls that move little.
+    pub control: Duration,
+    /// CompleteMultipartUpload: S3 may take minutes to put many parts together, and keeps the connection open meanwhile.
+    pub complete: Duration,
+    /// A part, and a second more for each [`Self::slowest_bytes_per_second`] of it.
+    pub part: Duration,
+    /// The slowest way to S3 on which a part arrives; not 0.
+    pub slowest_bytes_per_second: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            control: Duration::from_secs(30),
+            complete: Duration::from_secs(300),
+            part: Duration::from_secs(20),
+            slowest_bytes_per_second: 256 << 10,
+        }
+    }
+}
+
+impl Patience {
+    fn part(&self, bytes: u64) -> Duration {
+        self.part + Duration::from_secs(plan::size_class(bytes) / self.slowest_bytes_per_second)
+    }
+}
+
 /// The store that is Amazon S3, or speaks like it.
 #[derive(Debug)]
 pub struct S3 {
     settings: Settings,
+    patience: Patience,
     door: Door<Client>,
 }
 
@@ -60,14 +84,24 @@ impl S3 {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let source = Source::Environment { region: settings.region.clone(), endpoint_url: settings.endpoint_url.clone() };
-        Self { settings, door: Door::new(source, timeouts(CONTROL_TIMEOUT)) }
+        Self::of(settings, source, Patience::default())
     }
 
     /// A store that takes credentials, region and endpoint from `shared` and not from the environment; timeouts and retries stay
     /// its own.
     #[must_use]
     pub fn with_config(settings: Settings, shared: SdkConfig) -> Self {
-        Self { settings, door: Door::new(Source::Given(Box::new(shared)), timeouts(CONTROL_TIMEOUT)) }
+        Self::with_patience(settings, shared, Patience::default())
+    }
+
+    /// The same, with timeouts that are given too.
+    #[must_use]
+    pub fn with_patience(settings: Settings, shared: SdkConfig, patience: Patience) -> Self {
+        Self::of(settings, Source::Given(Box::new(shared)), patience)
+    }
+
+    fn of(settings: Settings, source: Source, patience: Patience) -> Self {
+        Self { settings, patience, door: Door::new(source, timeouts(patience.control)) }
     }
 
     async fn client(&self, act: &'static str, place: &Place) -> Result<Client, Error> {
@@ -149,10 +183,6 @@ impl Intercept for Bounded {
 
 fn within(attempt: Duration) -> aws_sdk_s3::config::Builder {
     Config::builder().timeout_config(timeouts(attempt))
-}
-
-fn part_timeout(bytes: u64) -> Duration {
-    PART_TIMEOUT + Duration::from_secs(plan::size_class(bytes) / SLOWEST_BYTES_PER_SECOND)
 }
 
 /// The class of an answer, by its code, or by its status where there is none: answers to HEAD have no body.
@@ -280,7 +310,7 @@ impl Store for S3 {
             .body(stream(body).await.map_err(|cause| unanswered(act, place, &cause))?)
             .set_expected_bucket_owner(self.owner())
             .customize()
-            .config_override(within(part_timeout(body.section.bytes)))
+            .config_override(within(self.patience.part(body.section.bytes)))
             .send()
             .await;
         let taken = self.judge(act, place, sent).await?;
@@ -339,7 +369,7 @@ impl Store for S3 {
             .if_none_match("*")
             .set_expected_bucket_owner(self.owner())
             .customize()
-            .config_override(within(COMPLETE_TIMEOUT))
+            .config_override(within(self.patience.complete))
             .send()
             .await;
         self.judge(act, place, sent).await.map(drop)
@@ -569,8 +599,8 @@ mod tests {
 
     #[test]
     fn a_part_gets_time_by_its_size_and_there_are_few_different_timeouts() {
-        assert_eq!(part_timeout(8 << 20), Duration::from_secs(20 + 32));
-        assert_eq!(part_timeout(1), part_timeout(8 << 20));
-        assert_eq!(part_timeout(256 << 20), Duration::from_secs(20 + 1024));
+        assert_eq!(Patience::default().part(8 << 20), Duration::from_secs(20 + 32));
+        assert_eq!(Patience::default().part(1), Patience::default().part(8 << 20));
+        assert_eq!(Patience::default().part(256 << 20), Duration::from_secs(20 + 1024));
     }
 }

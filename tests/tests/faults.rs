@@ -1,0 +1,450 @@
+//! Every fault of S3 that is known, one after the other, against the real uploader and its S3 client over a real socket. After each
+//! stand the same promises: nothing leaves the spool before object and manifest are confirmed (looked at while the fault lasts), one
+//! object per segment, its bytes equal, nobody else's object touched, no upload left.
+//! In: `faulty_s3` on loopback, spool folders made by hand. Out: what is in the bucket, how often it was asked.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::credential_fn::provide_credentials_fn;
+use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use tapfleet::observe::counters::Counters;
+use tapfleet::record::facts::Kind;
+use tapfleet::upload::manifest::Manifest;
+use tapfleet::upload::s3::Patience;
+use tapfleet::upload::{self, Reserved, S3, checksum};
+use tapfleet_tests::faulty_s3::script::{Fault, Op};
+use tapfleet_tests::faulty_s3::{FaultyS3, SECRET};
+use tapfleet_tests::segments::{BUCKET, Segment, files, first_key, folder, id, manifest_key, pattern, settings};
+use tokio::sync::watch;
+
+const MIB: usize = 1 << 20;
+const DEADLINE: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Attempts that the client makes at a call before the uploader hears of it.
+const ATTEMPTS: u32 = 3;
+
+/// A server, a spool, and one segment of two parts in it.
+struct Bench {
+    dir: tempfile::TempDir,
+    server: FaultyS3,
+    counters: Arc<Counters>,
+    segment: Segment,
+    bytes: Vec<u8>,
+}
+
+impl Bench {
+    /// With a segment of one whole part and a tail.
+    async fn new() -> Self {
+        Self::with(8 * MIB + 4321).await
+    }
+
+    async fn with(bytes: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let segment = Segment::new(dir.path(), id(1), first_key(), Kind::Capture);
+        let bytes = pattern(bytes);
+        segment.open();
+        segment.append(&bytes);
+        Self { server: FaultyS3::start(BUCKET).await, counters: Arc::new(Counters::new(1)), dir, segment, bytes }
+    }
+
+    async fn whole() -> Self {
+        let bench = Self::new().await;
+        bench.segment.close();
+        bench
+    }
+
+    fn store(&self) -> Arc<S3> {
+        self.store_with(config(&self.server, "first"))
+    }
+
+    fn store_with(&self, shared: SdkConfig) -> Arc<S3> {
+        let second = Duration::from_secs(1);
+        let patience = Patience { control: second, complete: second, part: 2 * second, slowest_bytes_per_second: 64 << 20 };
+        Arc::new(S3::with_patience(settings(LOOK_EVERY), shared, patience))
+    }
+
+    fn start(&self) -> Running {
+        self.start_to(self.store())
+    }
+
+    fn start_to(&self, store: Arc<S3>) -> Running {
+        let (stop, stopped) = watch::channel(false);
+        let run =
+            upload::run(settings(LOOK_EVERY), folder(self.dir.path()).unwrap(), self.counters.clone(), store, Reserved::default(), stopped);
+        Running { task: tokio::spawn(run), _stop: stop }
+    }
+
+    /// Promise 3, at any moment.
+    fn check(&self) {
+        if self.segment.is_there() {
+            return;
+        }
+        let objects = self.server.objects();
+        let ours: Vec<_> = objects.objects.values().filter(|object| object.metadata.get("capture-id") == Some(&self.segment.id)).collect();
+        assert_eq!(ours.len(), 1, "the segment has left the spool and is not in S3, once");
+        assert!(ours[0].content.data == self.bytes, "it has left the spool and its object is not what it was");
+        assert!(objects.objects.contains_key(&manifest_key(&self.segment.id)), "it has left the spool without its manifest");
+    }
+
+    async fn until(&self, what: &str, mut there: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !there() {
+            assert!(begun.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}; the spool holds {:?}", files(self.dir.path()));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if self.segment.path("manifest").exists() || self.server.objects().objects.contains_key(&manifest_key(&self.segment.id)) {
+                self.check();
+            }
+        }
+    }
+
+    /// Waits until everything has arrived under `key`, and sees that it is all and nothing else.
+    async fn arrives_at(&self, key: &str) {
+        self.until("an empty spool", || files(self.dir.path()).is_empty()).await;
+        self.check();
+        let objects = self.server.objects();
+        let object = objects.objects.get(key).unwrap_or_else(|| panic!("no object '{key}', but {:?}", objects.objects.keys()));
+        assert!(object.content.data == self.bytes && object.metadata["capture-id"] == self.segment.id);
+        let manifest: Manifest = serde_json::from_slice(&objects.objects[&manifest_key(&self.segment.id)].content.data).unwrap();
+        let named = manifest.object.unwrap();
+        assert_eq!((named.key.as_str(), named.bytes), (key, self.bytes.len() as u64));
+        assert_eq!(named.crc64nvme, checksum::to_base64(checksum::of_bytes(&self.bytes)));
+        let others = |other: &&String| *other != key && !other.starts_with("manifest/") && !other.starts_with("status/");
+        for other in objects.objects.keys().filter(others) {
+            assert_eq!(objects.objects[other].content.data, b"foreign", "'{other}' is nobody's");
+        }
+        assert_eq!(objects.overwritten.iter().filter(|key| !key.starts_with("status/")).count(), 0, "{:?}", objects.overwritten);
+    }
+
+    fn assert_no_upload_is_left(&self) {
+        assert_eq!(self.server.objects().uploads.len(), 0, "uploads are left behind");
+    }
+}
+
+/// The client of an agent with these credentials.
+fn config(server: &FaultyS3, access_key: &str) -> SdkConfig {
+    let credentials = Credentials::new(access_key, SECRET, None, None, "tests");
+    config_with(server, SharedCredentialsProvider::new(credentials))
+}
+
+fn config_with(server: &FaultyS3, credentials: SharedCredentialsProvider) -> SdkConfig {
+    let http = SdkConfig::builder().behavior_version(BehaviorVersion::latest()).credentials_provider(credentials);
+    http.region(Region::new("eu-north-1")).endpoint_url(server.endpoint()).build()
+}
+
+/// An uploader that works while a test goes on, until it is dropped.
+struct Running {
+    task: tokio::task::JoinHandle<()>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Running {
+    /// Ends it in the middle of whatever it does.
+    async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// What a script is to cost.
+struct Row {
+    op: Op,
+    calls: RangeInclusive<u32>,
+    fault: Fault,
+    /// Uploads that may be created for it.
+    creates: u32,
+}
+
+fn row(op: Op, calls: RangeInclusive<u32>, fault: Fault, creates: u32) -> Row {
+    Row { op, calls, fault, creates }
+}
+
+/// Each row alone: the fault comes, and the segment arrives under its own key.
+async fn each(rows: Vec<Row>) {
+    let mut runs = tokio::task::JoinSet::new();
+    for Row { op, calls, fault, creates } in rows {
+        runs.spawn(async move {
+            let bench = Bench::whole().await;
+            bench.server.fail(op, calls.clone(), fault);
+            let running = bench.start();
+            bench.arrives_at(&first_key()).await;
+            running.kill().await;
+            assert!(bench.server.hit() > 0, "{op:?} {fault:?} never happened");
+            assert!(bench.server.calls(Op::Create) <= creates, "{op:?} {fault:?}: {} uploads were created", bench.server.calls(Op::Create));
+            assert_eq!(bench.counters.key_collisions.get(), 0, "{op:?} {fault:?}");
+            // Of a creation whose answer was lost nobody knows the id: that upload waits for the sweep.
+            if op != Op::Create {
+                bench.assert_no_upload_is_left();
+            }
+            println!("{op:?} calls {calls:?} {fault:?}: arrived after {} faults", bench.server.hit());
+        });
+        // A few at a time: the bodies of parts are what they are.
+        while runs.len() >= 4 {
+            runs.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(done) = runs.join_next().await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_fault_the_server_lets_a_segment_arrive() {
+    let bench = Bench::whole().await;
+    let running = bench.start();
+    bench.arrives_at(&first_key()).await;
+    running.kill().await;
+    bench.assert_no_upload_is_left();
+    assert_eq!([Op::Create, Op::Part, Op::Complete].map(|op| bench.server.calls(op)), [1, 2, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_lost_after_the_call_was_done_costs_no_second_object() {
+    let lost = Fault::LoseAnswer;
+    each(vec![
+        row(Op::Create, 1..=1, lost, 2),
+        row(Op::Create, 1..=ATTEMPTS, lost, 2 * ATTEMPTS),
+        row(Op::Part, 1..=1, lost, 1),
+        row(Op::Part, 1..=2 * ATTEMPTS, lost, 1),
+        row(Op::Complete, 1..=1, lost, 1),
+        row(Op::Complete, 1..=ATTEMPTS, lost, 1),
+        row(Op::PutManifest, 1..=1, lost, 1),
+        row(Op::PutManifest, 1..=ATTEMPTS, lost, 1),
+        row(Op::Head, 1..=ATTEMPTS, lost, 1),
+        row(Op::HeadManifest, 1..=ATTEMPTS, lost, 1),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_breaks_off_in_the_middle_is_no_answer() {
+    each(vec![
+        row(Op::Create, 1..=ATTEMPTS, Fault::TruncateAnswer, 2 * ATTEMPTS),
+        row(Op::Complete, 1..=1, Fault::TruncateAnswer, 1),
+        row(Op::Complete, 1..=ATTEMPTS, Fault::TruncateAnswer, 1),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_takes_requests_and_never_answers_is_waited_for_in_bounded_time() {
+    let mut rows = Vec::new();
+    for op in [Op::Head, Op::Create, Op::Part, Op::Complete, Op::PutManifest, Op::HeadManifest] {
+        rows.push(row(op, 1..=ATTEMPTS, Fault::HangBeforeReading, 1 + ATTEMPTS));
+        rows.push(row(op, 1..=ATTEMPTS, Fault::HangAfterReading, 1 + ATTEMPTS));
+    }
+    each(rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_reset_in_the_middle_of_a_request_costs_another_try() {
+    let ops = [Op::Create, Op::Part, Op::Complete, Op::PutManifest];
+    each(ops.map(|op| row(op, 1..=ATTEMPTS + 1, Fault::ResetInMidRequest, 2 + ATTEMPTS)).into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_of_the_server_and_a_throttle_are_waited_out() {
+    let mut rows = Vec::new();
+    for op in [Op::Head, Op::Create, Op::Part, Op::Complete, Op::PutManifest, Op::HeadManifest] {
+        for (status, code) in [(500, "InternalError"), (503, "SlowDown"), (429, "TooManyRequests")] {
+            rows.push(row(op, 1..=ATTEMPTS + 1, Fault::Refuse(status, code), 2 + ATTEMPTS));
+        }
+    }
+    each(rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_that_comes_with_status_200_or_after_the_call_was_done_is_an_error_and_still_one_object() {
+    each(vec![
+        row(Op::Complete, 1..=1, Fault::Refuse(200, "InternalError"), 1),
+        row(Op::Complete, 1..=ATTEMPTS, Fault::Refuse(200, "InternalError"), 1),
+        row(Op::Complete, 1..=1, Fault::DoAndRefuse(200, "InternalError"), 1),
+        row(Op::Complete, 1..=ATTEMPTS, Fault::DoAndRefuse(500, "InternalError"), 1),
+        row(Op::Complete, 1..=1, Fault::Refuse(200, "InvalidPart"), 2),
+        row(Op::PutManifest, 1..=ATTEMPTS, Fault::DoAndRefuse(500, "InternalError"), 1),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_that_is_refused_is_settled_and_the_segment_arrives_under_its_own_key() {
+    let rows = [(409, "ConditionalRequestConflict"), (400, "InvalidPart"), (400, "BadDigest"), (400, "EntityTooSmall")];
+    each(rows.map(|(status, code)| row(Op::Complete, 1..=1, Fault::Refuse(status, code), 2)).into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_the_store_forgets_is_begun_anew_from_the_spool() {
+    each(vec![row(Op::Part, 2..=2, Fault::ForgetUpload, 2), row(Op::Complete, 1..=1, Fault::ForgetUpload, 2)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_the_store_loses_is_sent_again_and_no_other() {
+    let bench = Bench::whole().await;
+    bench.server.fail(Op::Complete, 1..=1, Fault::ForgetPart(1));
+    let running = bench.start();
+    bench.arrives_at(&first_key()).await;
+    running.kill().await;
+    assert_eq!([Op::Create, Op::Part, Op::Complete].map(|op| bench.server.calls(op)), [1, 3, 2]);
+    bench.assert_no_upload_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_that_is_sent_twice_gives_one_object_whether_the_store_answers_it_twice_or_not() {
+    for twice in [true, false] {
+        let bench = Bench::whole().await;
+        bench.server.objects().completes_twice = twice;
+        // The client asks again by itself, then the uploader does.
+        bench.server.fail(Op::Complete, 1..=ATTEMPTS, Fault::LoseAnswer);
+        let running = bench.start();
+        bench.arrives_at(&first_key()).await;
+        running.kill().await;
+        assert_eq!((bench.server.calls(Op::Create), bench.counters.key_collisions.get()), (1, 0));
+        bench.assert_no_upload_is_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_byte_that_changes_on_its_way_never_becomes_an_object() {
+    each(vec![
+        row(Op::Part, 1..=1, Fault::FlipByte, 2),
+        row(Op::Part, 1..=2, Fault::FlipByte, 2),
+        row(Op::PutManifest, 1..=1, Fault::FlipByte, 1),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_of_somebody_else_that_comes_at_any_moment_stays_and_the_segment_goes_to_the_next_key() {
+    for op in [Op::Create, Op::Part, Op::Complete] {
+        let bench = Bench::whole().await;
+        bench.server.fail(op, 1..=1, Fault::ForeignObject);
+        let running = bench.start();
+        bench.arrives_at(&first_key().replace(".pcap", "_0002.pcap")).await;
+        running.kill().await;
+        assert_eq!(bench.server.objects().objects[&first_key()].content.data, b"foreign", "{op:?}");
+        assert_eq!(bench.counters.key_collisions.get(), 1, "{op:?}");
+        bench.assert_no_upload_is_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_allowed_or_not_there_is_tried_again_until_it_is() {
+    let rows = [
+        (403, "AccessDenied"),
+        (404, "NoSuchBucket"),
+        (400, "KMS.DisabledException"),
+        (403, "KMS.AccessDeniedException"),
+        (403, "RequestTimeTooSkewed"),
+    ];
+    for (status, code) in rows {
+        let bench = Bench::whole().await;
+        for op in [Op::Create, Op::Part, Op::PutManifest] {
+            bench.server.fail(op, 1..=1, Fault::Refuse(status, code));
+        }
+        let running = bench.start();
+        bench.arrives_at(&first_key()).await;
+        running.kill().await;
+        assert!(bench.server.calls(Op::Create) <= 2, "{code}");
+        bench.assert_no_upload_is_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_comes_late_gets_what_waited_for_it() {
+    let bench = Bench::whole().await;
+    bench.server.objects().missing = true;
+    let running = bench.start();
+    bench.until("two refusals", || bench.counters.upload_refusals.get() >= 2).await;
+    assert!(bench.segment.is_there());
+    bench.server.objects().missing = false;
+    bench.arrives_at(&first_key()).await;
+    running.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_answer_about_object_or_manifest_keeps_the_segment_in_the_spool() {
+    let rows = [
+        (Op::Head, Fault::WrongSize),
+        (Op::Head, Fault::WrongChecksum),
+        (Op::Head, Fault::NoChecksum),
+        (Op::Head, Fault::NoMetadata),
+        (Op::HeadManifest, Fault::WrongSize),
+        (Op::HeadManifest, Fault::WrongChecksum),
+        (Op::HeadManifest, Fault::NoChecksum),
+    ];
+    for (op, fault) in rows {
+        let bench = Bench::whole().await;
+        bench.server.fail(op, 1..=u32::MAX, fault);
+        let running = bench.start();
+        let before = if op == Op::Head { 1 } else { 0 };
+        bench.until("three wrong answers", || bench.server.calls(op) >= before + 3).await;
+        assert!(bench.segment.is_there(), "{op:?} {fault:?}: it has left the spool");
+        assert_eq!(bench.server.calls(Op::Create), 1, "{op:?} {fault:?}: it was sent again");
+        bench.server.heal();
+        bench.arrives_at(&first_key()).await;
+        running.kill().await;
+        bench.assert_no_upload_is_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_uploader_goes_on_with_the_same_upload_whatever_its_lists_of_parts_go_through() {
+    for fault in [Fault::LoseAnswer, Fault::TruncateAnswer, Fault::Refuse(503, "SlowDown"), Fault::ForgetPart(2), Fault::HangAfterReading] {
+        let bench = Bench::with(5 * 8 * MIB + 77).await;
+        let running = bench.start();
+        bench.until("five parts", || bench.segment.state().is_some_and(|state| state.parts.len() == 5)).await;
+        running.kill().await;
+        bench.segment.close();
+        bench.server.fail(Op::Parts, 1..=1, fault);
+        let running = bench.start();
+        bench.arrives_at(&first_key()).await;
+        running.kill().await;
+        let again = u32::from(fault == Fault::ForgetPart(2));
+        assert_eq!([Op::Create, Op::Part].map(|op| bench.server.calls(op)), [1, 6 + again], "{fault:?}");
+        assert!(bench.server.calls(Op::Parts) >= 3 - again, "the list of five parts has three pages");
+        bench.assert_no_upload_is_left();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_forgotten_while_the_agent_is_away_is_begun_anew() {
+    let bench = Bench::new().await;
+    let running = bench.start();
+    bench.until("a part", || bench.segment.state().is_some_and(|state| state.parts.len() == 1)).await;
+    running.kill().await;
+    bench.segment.close();
+    bench.server.objects().uploads.clear();
+    let running = bench.start();
+    bench.arrives_at(&first_key()).await;
+    running.kill().await;
+    assert_eq!(bench.server.calls(Op::Create), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_expire_are_asked_for_anew_and_the_same_upload_goes_on() {
+    let bench = Bench::new().await;
+    // As instance metadata gives them: valid for hours by their own word, whatever S3 says.
+    let current = Arc::new(Mutex::new("first"));
+    let asked = current.clone();
+    let provider = provide_credentials_fn(move || {
+        let access_key = *asked.lock().unwrap();
+        let expiry = SystemTime::now() + Duration::from_secs(6 * 3600);
+        async move { Ok(Credentials::new(access_key, SECRET, None, Some(expiry), "tests")) }
+    });
+    let running = bench.start_to(bench.store_with(config_with(&bench.server, SharedCredentialsProvider::new(provider))));
+    bench.until("a part", || bench.segment.state().is_some_and(|state| state.parts.len() == 1)).await;
+    bench.server.expire("first");
+    bench.segment.close();
+    bench.until("two failures", || bench.counters.upload_failures.get() >= 2).await;
+    assert!(bench.segment.is_there());
+    *current.lock().unwrap() = "second";
+    bench.arrives_at(&first_key()).await;
+    running.kill().await;
+    assert_eq!(bench.server.calls(Op::Create), 1);
+    bench.assert_no_upload_is_left();
+}
