@@ -7,3 +7,4 @@ pub mod localstack;
 pub mod machine;
 pub mod netns;
 pub mod packet;
+pub mod storm;
