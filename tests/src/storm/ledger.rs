@@ -25,8 +25,6 @@ pub struct Kill {
     pub hit: bool,
     /// When the process was gone.
     pub at: Instant,
-    /// The settings' flush time.
-    pub flush: Duration,
     /// Packets sent before it.
     pub sent: u64,
     /// Packets lost by it.
@@ -56,8 +54,10 @@ pub struct Stored {
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Sum {
+    /// Agents killed.
+    pub kills: usize,
     /// Packets on the wire.
     pub sent: u64,
     /// Packets in S3.
@@ -68,6 +68,21 @@ pub struct Sum {
     pub captures: usize,
     /// Multipart uploads that nobody will complete.
     pub orphans: usize,
+}
+
+impl Sum {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            kills: self.kills + other.kills,
+            sent: self.sent + other.sent,
+            stored: self.stored + other.stored,
+            lost: self.lost + other.lost,
+            captures: self.captures + other.captures,
+            orphans: self.orphans + other.orphans,
+        }
+    }
 }
 
 impl Ledger {
@@ -95,34 +110,29 @@ impl Ledger {
     ///
     /// # Panics
     /// When something in S3 is damaged, doubled, out of order or missing, or more was lost than a kill may cost.
-    pub fn settle(&mut self, (sent, log): &(u64, Log), stored: &Stored, room: Duration) -> Sum {
+    pub fn settle(&mut self, (sent, log): &(u64, Log), stored: &Stored, cost_max: Duration) -> Sum {
         let numbers = stored.check();
         let missing: Vec<_> = self.spooled.difference(&numbers).take(10).collect();
         assert!(missing.is_empty(), "packets that were in the spool at a kill are not in S3: {missing:?}, and perhaps more");
         let mut lost = 0;
         for number in (0..*sent).filter(|number| !numbers.contains(number)) {
             lost += 1;
-            self.lose(number, log, room);
+            self.lose(number, log, cost_max);
         }
         let known: Vec<_> = stored.uploads.iter().filter(|id| self.uploads.contains(*id)).collect();
         assert!(known.is_empty(), "multipart uploads that a journal knew were left behind: {known:?}");
         let captures = stored.captures().count();
-        Sum { sent: *sent, stored: numbers.len() as u64, lost, captures, orphans: stored.uploads.len() }
+        Sum { kills: self.kills.len(), sent: *sent, stored: numbers.len() as u64, lost, captures, orphans: stored.uploads.len() }
     }
 
     /// Puts a lost packet down to the first kill after it was sent.
-    fn lose(&mut self, number: u64, log: &Log, room: Duration) {
+    fn lose(&mut self, number: u64, log: &Log, cost_max: Duration) {
         let time = log.time_of(number).unwrap_or_else(|| panic!("packet {number} was never sent"));
         let after = self.kills.partition_point(|kill| kill.at < time);
         let kill =
             self.kills.get_mut(after).unwrap_or_else(|| panic!("packet {number} is lost, and no agent was killed after it was sent"));
         let age = kill.at.duration_since(time);
-        assert!(
-            age <= kill.flush + room,
-            "packet {number} was sent {age:?} before the kill at '{}' and is lost: spool.flush_ms is {:?}",
-            kill.name,
-            kill.flush
-        );
+        assert!(age <= cost_max, "packet {number} was sent {age:?} before the kill at '{}' and is lost", kill.name);
         kill.lost += 1;
         kill.loss = kill.loss.max(age);
     }

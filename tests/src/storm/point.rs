@@ -27,6 +27,8 @@ pub enum Aim {
     Call(Call, When),
     /// The file with that extension changes.
     File(Change, &'static str),
+    /// The same of a segment that an earlier agent left.
+    EarlierFile(Change, &'static str),
     /// The journal has this record as its last one.
     Record(&'static str),
 }
@@ -69,7 +71,7 @@ impl Files {
     }
 }
 
-/// All points, in the order of a segment's life.
+/// All points, mostly in the order of a segment's life: an upload that was just begun is what the next agent resumes.
 pub const POINTS: &[Point] = &[
     Point {
         name: "open: before the rename",
@@ -87,19 +89,15 @@ pub const POINTS: &[Point] = &[
         proof: |s| s.has("unfinished") && !s.earlier && !s.has("draft") && !s.is_whole(),
     },
     Point { name: "draft: after the rename", aim: Aim::File(Change::Renamed, "draft"), proof: |s| s.has("draft") && !s.is_whole() },
-    // A segment of an earlier agent gets no draft: what is unfinished is its final facts.
-    Point {
-        name: "whole: before the rename",
-        aim: Aim::File(Change::Created, "unfinished"),
-        proof: |s| s.has("unfinished") && s.earlier && !s.is_whole(),
-    },
     Point { name: "whole: after the rename", aim: Aim::File(Change::Renamed, "manifest"), proof: |s| s.is_whole() && s.has("draft") },
     Point { name: "key: before HEAD", aim: Aim::Call(Call::HeadFirst, When::Before), proof: |s| s.record == "open" || s.record == "key" },
     Point { name: "key: after HEAD", aim: Aim::Call(Call::HeadFirst, When::After), proof: |s| s.record == "open" || s.record == "key" },
     Point { name: "creating: before the call", aim: Aim::Call(Call::Create, When::Before), proof: |s| s.record == "creating" },
     Point { name: "creating: after the call", aim: Aim::Call(Call::Create, When::After), proof: |s| s.record == "creating" },
     Point { name: "created: before the part", aim: Aim::Call(Call::Part, When::Before), proof: |s| s.record == "created" },
+    Point { name: "resume: before ListParts", aim: Aim::Call(Call::ListParts, When::Before), proof: |s| !s.uploads.is_empty() },
     Point { name: "part: after the call", aim: Aim::Call(Call::Part, When::After), proof: |s| s.record == "created" || s.record == "part" },
+    Point { name: "resume: after ListParts", aim: Aim::Call(Call::ListParts, When::After), proof: |s| !s.uploads.is_empty() },
     Point { name: "part: recorded", aim: Aim::Record("part"), proof: |s| s.record == "part" },
     Point { name: "completing: before the call", aim: Aim::Call(Call::Complete, When::Before), proof: |s| s.record == "completing" },
     Point { name: "completing: after the call", aim: Aim::Call(Call::Complete, When::After), proof: |s| s.record == "completing" },
@@ -118,8 +116,12 @@ pub const POINTS: &[Point] = &[
         proof: |s| s.record == "manifest_stored" && !s.has("pcap"),
     },
     Point { name: "removal: all gone", aim: Aim::File(Change::Removed, "journal"), proof: |s| s.extensions.is_empty() },
-    Point { name: "resume: before ListParts", aim: Aim::Call(Call::ListParts, When::Before), proof: |s| !s.uploads.is_empty() },
-    Point { name: "resume: after ListParts", aim: Aim::Call(Call::ListParts, When::After), proof: |s| !s.uploads.is_empty() },
+    // Last, for it needs packets of the agent before. A segment of an earlier agent gets no draft: what is unfinished is its final facts.
+    Point {
+        name: "whole: before the rename",
+        aim: Aim::EarlierFile(Change::Created, "unfinished"),
+        proof: |s| s.has("unfinished") && s.earlier && !s.is_whole(),
+    },
 ];
 
 /// The spool's segments by capture id. `earlier` are those that were there when the agent began.
