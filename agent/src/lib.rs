@@ -20,6 +20,8 @@ pub mod alert;
 
 pub mod host;
 
+pub mod aws;
+
 pub mod observe;
 
 pub mod config;

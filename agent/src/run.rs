@@ -31,7 +31,7 @@ use crate::observe::vitals::Vitals;
 use crate::record::key::Names;
 use crate::record::recorder::{Meter, Recorder};
 use crate::spool::{self, Folder, journal, salvage, writer};
-use crate::upload;
+use crate::upload::{self, Reserved};
 
 /// Batches that may be under way between one capture thread and the recorder: as many as a ring of 256 MiB has blocks.
 const BATCHES_PER_THREAD: usize = 256;
@@ -76,6 +76,9 @@ pub enum Error {
     /// The recorder panicked: a defect.
     #[error("the recorder died; this is a defect, please report the log lines before this one")]
     Recorder,
+    /// The uploader panicked: a defect.
+    #[error("the uploader died; this is a defect, please report the log lines before this one")]
+    Uploader,
     /// A replayed file's segments did not all reach S3.
     #[error("{0} segments are still in the spool; `tapfleetd spool upload` sends them")]
     Unsent(usize),
@@ -118,7 +121,7 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     });
 
     let names = names(&folder, &settings)?;
-    let unfinished = folder.segments()?;
+    let unfinished: Vec<_> = folder.segments()?.into_iter().filter(|segment| segment.manifest.is_none()).collect();
     let listener = listen(settings.health.listen).await?;
     let (writer, spool_threads) = writer::start(&folder, &settings.spool, counters.clone())?;
     let interface = if replay { String::new() } else { interface::resolve(&settings.capture.interface).map_err(Error::Capture)? };
@@ -134,21 +137,32 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     let (stop, stopping) = watch::channel(false);
     let alerts = start_alerts(&settings, &counters, replay, stopping.clone());
     let store = Arc::new(upload::S3::new(settings.upload.clone()));
-    let uploads = tokio::spawn({
+    let mut uploads = tokio::spawn({
         let (settings, folder, counters, store) = (settings.upload.clone(), folder.clone(), counters.clone(), store.clone());
         let mut told = stopping.clone();
         async move {
-            // Long segments take minutes, for which a stop does not wait: the next start goes on. The end of a replay does.
-            tokio::select! {
-                () = finish_earlier(folder.clone(), unfinished) => {}
-                _ = told.wait_for(|&stop| stop), if !replay => return,
-            }
-            upload::run(settings, folder, counters, store, stopping).await;
+            // Each segment of an earlier agent goes as soon as it is whole. Long ones take minutes, for which a stop does not wait: the
+            // next start goes on. The end of a replay does.
+            let reserved = Reserved::new(&unfinished);
+            let salvage = async {
+                tokio::select! {
+                    () = finish_earlier(folder.clone(), unfinished, reserved.clone()) => {}
+                    _ = told.wait_for(|&stop| stop), if !replay => {}
+                }
+            };
+            tokio::join!(salvage, upload::run(settings, folder.clone(), counters, store, reserved.clone(), stopping));
         }
     });
 
+    let mut uploader_died = false;
     let errors = tokio::select! {
         errors = &mut ended => errors,
+        _ = died(&mut uploads) => {
+            uploader_died = true;
+            shared.stop.store(true, Ordering::Release);
+            let Some(errors) = stopped(ended, &spool_threads, replay).await else { return Err(Error::Uploader) };
+            errors
+        }
         () = told_to_stop => {
             systemd::stopping();
             shared.stop.store(true, Ordering::Release);
@@ -160,11 +174,15 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     finish_spool(spool_threads).await;
     // The receivers are gone when uploader and alerts have died, and then there is nothing to stop.
     let _ = stop.send(true);
-    join(uploads, "the uploader").await;
+    let uploader_died = uploader_died || died(&mut uploads).await;
     if let Some(alerts) = alerts {
         join(alerts, "the alerts").await;
     }
     health.abort();
+    if uploader_died {
+        // What was recorded is in the spool; the next agent sends it.
+        return Err(Error::Uploader);
+    }
     if let Some(error) = errors.into_iter().next() {
         return Err(error.into());
     }
@@ -207,6 +225,7 @@ async fn know_instance(settings: &mut Settings) -> Result<(), Error> {
         settings.instance.az.get_or_insert(instance.az);
         settings.instance.id = Some(instance.id);
     }
+    settings.upload.instance.clone_from(&settings.instance.id);
     if settings.upload.region.is_none() {
         settings.upload.region.clone_from(&settings.instance.region);
     }
@@ -274,14 +293,30 @@ fn names(folder: &Folder, settings: &Settings) -> Result<Names, Error> {
     Ok(names)
 }
 
-/// Makes whole what earlier agents left, before the uploader looks at it.
-async fn finish_earlier(folder: Folder, unfinished: Vec<spool::Segment>) {
-    let done = task::spawn_blocking(move || salvage::salvage(&folder, &unfinished)).await;
-    match done {
+/// Makes whole what earlier agents left; each is released to the uploader when it is, or when nothing can be done about it.
+async fn finish_earlier(folder: Folder, unfinished: Vec<spool::Segment>, reserved: Reserved) {
+    let done = task::spawn_blocking(move || {
+        let one = |segment: &spool::Segment| {
+            let salvaged = salvage::salvage(&folder, std::slice::from_ref(segment));
+            reserved.release(&segment.capture_id);
+            salvaged
+        };
+        unfinished.iter().map(one).sum::<usize>()
+    });
+    match done.await {
         Ok(0) => {}
         Ok(segments) => tracing::info!(segments, "segments of an earlier agent are whole again"),
         Err(error) => tracing::error!(%error, "salvage died; segments of an earlier agent wait for the next start"),
     }
+}
+
+/// Done when the uploader ends, which before a stop it never does by itself; says whether it died.
+async fn died(uploader: &mut JoinHandle<()>) -> bool {
+    let ended = uploader.await;
+    if let Err(error) = &ended {
+        tracing::error!(%error, "the uploader died");
+    }
+    ended.is_err()
 }
 
 async fn finish_spool(threads: writer::Threads) {
@@ -473,7 +508,7 @@ async fn join(task: JoinHandle<()>, what: &str) {
 /// signal. Gives how many segments are left.
 pub async fn send_spool(settings: upload::Settings, folder: Folder, counters: Arc<Counters>, store: Arc<upload::S3>) -> usize {
     match folder.segments() {
-        Ok(unfinished) => finish_earlier(folder.clone(), unfinished).await,
+        Ok(unfinished) => finish_earlier(folder.clone(), unfinished, Reserved::default()).await,
         Err(error) => tracing::error!(%error, "what an earlier agent left is not looked at"),
     }
     let (stop, stopping) = watch::channel(false);
@@ -486,4 +521,16 @@ pub async fn send_spool(settings: upload::Settings, folder: Folder, counters: Ar
     let left = upload::drain(settings, folder, counters, store, stopping).await;
     stopper.abort();
     left
+}
+
+#[cfg(test)]
+#[allow(clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_uploader_that_dies_is_noticed_at_once_and_one_that_ends_at_a_stop_is_no_death() {
+        assert!(died(&mut tokio::spawn(async { panic!("a defect") })).await);
+        assert!(!died(&mut tokio::spawn(async {})).await);
+    }
 }

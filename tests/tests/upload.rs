@@ -17,16 +17,19 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumMode;
 use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::{Facts, Kind, Stamp, WindowFacts};
-use tapfleet::spool::journal::{self, Journal, Open, Part};
+use tapfleet::spool::journal::{self, Journal, Open, Part, Record};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
-use tapfleet::upload::store::{Body, Class, Error, Found, Labels, Listed, Place, Store, Upload, Whole};
-use tapfleet::upload::{self, S3, Settings, checksum};
+use tapfleet::upload::status::Status;
+use tapfleet::upload::store::{Begun, Body, Class, Error, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
+use tapfleet::upload::{self, Reserved, S3, Settings, checksum};
 use tapfleet_tests::localstack::{CREDENTIALS, LocalStack, REGION, make_bucket};
 use tokio::sync::watch;
 
 const MIB: usize = 1 << 20;
 const INSTANCE: &str = "i-0123456789abcdef0";
+/// Who wrote the fixtures.
+const V1_INSTANCE: &str = "i-v1";
 /// 2026-11-22T00:15:00Z.
 const WINDOW: Stamp = Stamp(1_795_306_500_000_000_000);
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -70,8 +73,15 @@ impl Bench {
             storage_class: Some("STANDARD_IA".into()),
             kms_key: None,
             expected_bucket_owner: None,
+            instance: None,
             look_every: Duration::from_millis(50),
+            create_spread: Duration::ZERO,
         }
+    }
+
+    /// As the agent has them that recorded the segments; the others are those of a rescued spool.
+    fn own_settings(&self) -> Settings {
+        Settings { instance: Some(INSTANCE.into()), ..self.settings() }
     }
 
     async fn store(&self) -> Arc<Watched> {
@@ -82,6 +92,10 @@ impl Bench {
             fault: Mutex::new(None),
             nameless: AtomicBool::new(false),
             other_etag: AtomicBool::new(false),
+            create_lost: AtomicBool::new(false),
+            part_refusals: Mutex::new(Vec::new()),
+            put_lost: AtomicBool::new(false),
+            aborts_early: AtomicU32::new(0),
         })
     }
 
@@ -149,7 +163,8 @@ impl Bench {
 }
 
 fn manifest_key(id: &str) -> String {
-    format!("manifest/dt=2026-11-22/{INSTANCE}/2026-11-22-00-15-{id}.json")
+    let instance = if id.starts_with("v1-") { V1_INSTANCE } else { INSTANCE };
+    format!("manifest/dt=2026-11-22/{instance}/2026-11-22-00-15-{id}.json")
 }
 
 fn key() -> String {
@@ -284,7 +299,18 @@ struct Watched {
     nameless: AtomicBool,
     /// The next part gets [`OTHER_ETAG`], as if an earlier attempt at it had arrived last.
     other_etag: AtomicBool,
+    /// The next creation is done, and its answer is lost.
+    create_lost: AtomicBool,
+    /// With what the next parts are refused.
+    part_refusals: Mutex<Vec<Class>>,
+    /// The next small object is stored, and the answer is lost.
+    put_lost: AtomicBool,
+    /// Aborts at keys without an object.
+    aborts_early: AtomicU32,
 }
+
+/// Keys of which the uploads were begun yesterday, as far as one can see.
+const AGED: &str = "aged";
 
 const OTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
 
@@ -292,10 +318,8 @@ const OTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
 const SLOW: &str = "slow";
 const SLOW_ANSWER: Duration = Duration::from_secs(3);
 
-impl Watched {
-    fn refuse(&self, class: Class, upload: &Upload) -> Result<(), Error> {
-        Err(Error { class, act: "complete", place: upload.place.clone(), cause: format!("made up: {class:?}") })
-    }
+fn made_up(class: Class, place: &Place) -> Error {
+    Error { class, act: "do what it should with", place: place.clone(), cause: format!("made up: {class:?}") }
 }
 
 impl Store for Watched {
@@ -312,10 +336,16 @@ impl Store for Watched {
     async fn create(&self, place: &Place, labels: &Labels) -> Result<String, Error> {
         let id = self.inner.create(place, labels).await?;
         self.creates.fetch_add(1, Ordering::Relaxed);
-        Ok(id)
+        match self.create_lost.swap(false, Ordering::Relaxed) {
+            true => Err(made_up(Class::Transient, place)),
+            false => Ok(id),
+        }
     }
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: &Body) -> Result<String, Error> {
+        if let Some(class) = self.part_refusals.lock().unwrap().pop() {
+            return Err(made_up(class, &upload.place));
+        }
         let etag = self.inner.upload_part(upload, number, body).await?;
         Ok(if self.other_etag.swap(false, Ordering::Relaxed) { OTHER_ETAG.into() } else { etag })
     }
@@ -327,22 +357,37 @@ impl Store for Watched {
     async fn complete(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<(), Error> {
         let fault = self.fault.lock().unwrap().take();
         if let Some(Fault::Refused(class)) = fault {
-            return self.refuse(class, upload);
+            return Err(made_up(class, &upload.place));
         }
         self.inner.complete(upload, parts, whole).await?;
         match fault {
-            Some(Fault::AnswerLost) => self.refuse(Class::Transient, upload),
-            Some(Fault::AnsweredTwice) => self.refuse(Class::NoSuchUpload, upload),
+            Some(Fault::AnswerLost) => Err(made_up(Class::Transient, &upload.place)),
+            Some(Fault::AnsweredTwice) => Err(made_up(Class::NoSuchUpload, &upload.place)),
             _ => Ok(()),
         }
     }
 
     async fn abort(&self, upload: &Upload) -> Result<(), Error> {
+        if self.inner.head(&upload.place).await.is_err() {
+            self.aborts_early.fetch_add(1, Ordering::Relaxed);
+        }
         self.inner.abort(upload).await
     }
 
-    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64) -> Result<(), Error> {
-        self.inner.put(place, body, crc64nvme).await
+    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64, overwrite: Overwrite) -> Result<(), Error> {
+        self.inner.put(place, body, crc64nvme, overwrite).await?;
+        match self.put_lost.swap(false, Ordering::Relaxed) {
+            true => Err(made_up(Class::Transient, place)),
+            false => Ok(()),
+        }
+    }
+
+    async fn list_uploads(&self, bucket: &str, prefix: &str) -> Result<Vec<Begun>, Error> {
+        let mut begun = self.inner.list_uploads(bucket, prefix).await?;
+        for begun in begun.iter_mut().filter(|begun| begun.upload.place.key.contains(AGED)) {
+            begun.initiated.0 -= 25 * 3600 * 1_000_000_000;
+        }
+        Ok(begun)
     }
 
     async fn head_bucket(&self, bucket: &str) -> Result<(), Error> {
@@ -359,9 +404,12 @@ impl Running {
     }
 
     fn start_to(bench: &Bench, store: Arc<Watched>) -> Self {
+        Self::start_with(bench, bench.settings(), store, Reserved::default())
+    }
+
+    fn start_with(bench: &Bench, settings: Settings, store: Arc<Watched>, reserved: Reserved) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let (settings, folder, counters) = (bench.settings(), bench.folder(), bench.counters.clone());
-        Self(tokio::spawn(upload::run(settings, folder, counters, store, stopped)), stop)
+        Self(tokio::spawn(upload::run(settings, bench.folder(), bench.counters.clone(), store, reserved, stopped)), stop)
     }
 
     /// Asks it to stop, and sees it do so soon.
@@ -637,6 +685,8 @@ async fn a_completion_whose_answer_is_lost_or_bad_still_gives_one_whole_object()
         bench.assert_arrived(&segment.id, &key(), &bytes).await;
         assert_eq!(store.creates.load(Ordering::Relaxed), creates, "{fault:?}");
         assert_eq!((bench.keys().await.len(), bench.counters.key_collisions.get()), (2, 0), "{fault:?}");
+        assert_eq!(store.aborts_early.load(Ordering::Relaxed), 0, "{fault:?}: aborted for an error, before the segment was in S3");
+        assert_eq!(bench.uploads().await, 0, "{fault:?}: an upload was left behind");
     }
 }
 
@@ -688,6 +738,235 @@ async fn damaged_segments_stay_where_they_are_and_do_not_stop_the_others() {
     assert!(damaged[0].path("pcap").exists() && damaged[1].path("pcap").exists() && damaged[2].path("journal").exists());
 }
 
+/// Begins an upload as a process did that is no more; gives its id.
+async fn begin(bench: &Bench, key: &str, id: &str) -> String {
+    let created = bench.client.create_multipart_upload().bucket(&bench.bucket).key(key).metadata("capture-id", id);
+    let created = created.metadata("window", WINDOW.to_string()).metadata("format", "pcap");
+    created.checksum_algorithm("CRC64NVME".into()).checksum_type("FULL_OBJECT".into()).send().await.unwrap().upload_id.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creation_whose_answer_is_not_known_is_taken_up_and_leaves_nothing_behind() {
+    let bench = Bench::with_bucket("created").await;
+    // The answer is lost.
+    let bytes = pattern(9 * MIB);
+    let segment = Segment::whole(&bench, &bytes);
+    let store = bench.store().await;
+    store.create_lost.store(true, Ordering::Relaxed);
+    assert_eq!(bench.drain_to(&store).await, 0);
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    assert_eq!((store.creates.load(Ordering::Relaxed), bench.uploads().await), (1, 0));
+
+    // The process died before it could write it down, twice; with the second upload it had come as far as a part.
+    let segment = Segment::open_at(&bench, "twice", &bytes);
+    Journal::resume(&segment.path("journal")).unwrap().append(Record::Creating).unwrap();
+    begin(&bench, "twice", &segment.id).await;
+    // The server tells times in seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let newest = begin(&bench, "twice", &segment.id).await;
+    let part = bench.client.upload_part().bucket("created").key("twice").upload_id(newest).part_number(1);
+    let first = bytes[..8 * MIB].to_vec();
+    part.checksum_crc64_nvme(checksum::to_base64(checksum::of_bytes(&first))).body(first.into()).send().await.unwrap();
+    // One that begins like it is another's.
+    begin(&bench, "twice-as-much", "other").await;
+    segment.close();
+    let sent = bench.counters.parts_sent.get();
+    assert_eq!(bench.drain().await, 0, "a third upload was begun");
+    bench.assert_arrived(&segment.id, "twice", &bytes).await;
+    assert_eq!(bench.counters.parts_sent.get() - sent, 1, "the part that was there was sent again");
+    assert_eq!(bench.uploads().await, 1, "only the other's is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_nobody_knows_of_are_aborted_when_they_are_a_day_old_and_no_others() {
+    let bench = Bench::with_bucket("orphans").await;
+    let own = |name: &str| format!("{INSTANCE}/{name}");
+    let held = Segment::open_at(&bench, &own("aged-held"), &pattern(100));
+    let upload_id = begin(&bench, &own("aged-held"), &held.id).await;
+    let mut journal = Journal::resume(&held.path("journal")).unwrap();
+    journal.append(Record::Creating).unwrap();
+    journal.append(Record::Created { upload_id }).unwrap();
+    drop(journal);
+    // Another one at a key whose segment is still here is for that segment to settle.
+    let keys = [own("aged-held"), own("aged"), own("young"), format!("{INSTANCE}1/aged"), "aged".into()];
+    for key in &keys {
+        begin(&bench, key, "nobody").await;
+    }
+    let running = Running::start_with(&bench, bench.own_settings(), bench.store().await, Reserved::default());
+    let left = async || {
+        let listed = bench.client.list_multipart_uploads().bucket("orphans").send().await.unwrap();
+        let mut left: Vec<_> = listed.uploads().iter().map(|upload| upload.key().unwrap().to_owned()).collect();
+        left.sort();
+        left
+    };
+    let begun = Instant::now();
+    while left().await.contains(&own("aged")) {
+        assert!(begun.elapsed() < DEADLINE, "the orphan is still there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut expected = vec![own("aged-held"), own("aged-held"), own("young"), format!("{INSTANCE}1/aged"), "aged".into()];
+    expected.sort();
+    assert_eq!(left().await, expected);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_is_refused_is_sent_again_as_long_as_the_spool_is_good() {
+    let bench = Bench::with_bucket("refused").await;
+    let bytes = pattern(17 * MIB);
+    let segment = Segment::whole(&bench, &bytes);
+    let store = bench.store().await;
+    *store.part_refusals.lock().unwrap() = vec![Class::BadDigest, Class::Throttled, Class::Credentials, Class::Clock, Class::Transient];
+    assert_eq!(bench.drain_to(&store).await, 0);
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    assert_eq!((store.creates.load(Ordering::Relaxed), bench.counters.parts_sent.get()), (1, 3));
+    assert!(store.part_refusals.lock().unwrap().is_empty());
+    assert_eq!(bench.counters.segments_poison.get(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_the_disk_has_changed_are_not_sent() {
+    // The completion is refused, or the upload is gone and all is to be sent again: what the parts were, the journal knows.
+    for (name, fault) in [("rotten-digest", Class::BadDigest), ("rotten-gone", Class::NoSuchUpload)] {
+        let bench = Bench::with_bucket(name).await;
+        let mut bytes = pattern(17 * MIB);
+        let segment = Segment::open(&bench, &bytes);
+        let store = bench.store().await;
+        *store.fault.lock().unwrap() = Some(Fault::Refused(fault));
+        let running = Running::start_to(&bench, store.clone());
+        until("two parts", || (segment.state().parts.len() == 2).then_some(())).await;
+        bytes[9 * MIB] ^= 1;
+        fs::write(segment.path("pcap"), &bytes).unwrap();
+        segment.close();
+        until("poison", || (bench.counters.segments_poison.get() == 1).then_some(())).await;
+        running.stop().await;
+        assert_eq!(bench.keys().await, [""; 0], "{fault:?}");
+        assert!(segment.path("pcap").exists() && segment.path("manifest").exists());
+        assert_eq!(store.aborts_early.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_upload_begins_while_a_segment_has_not_one_whole_part() {
+    let bench = Bench::with_bucket("early").await;
+    let segment = Segment::open(&bench, b"");
+    let running = Running::start(&bench).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(segment.state().upload_id, None, "there was nothing to send");
+    let bytes = pattern(100);
+    segment.append(&bytes);
+    let id = until("an upload", || segment.state().upload_id).await;
+    assert_eq!(segment.state().parts.len(), 0);
+    segment.close();
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    bench.assert_arrived(&segment.id, &key(), &bytes).await;
+    assert!(bench.uploads().await == 0 && !id.is_empty());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_object_says_what_is_unsent_and_then_that_nothing_is() {
+    let bench = Bench::with_bucket("status").await;
+    let growing = Segment::open(&bench, &pattern(9 * MIB));
+    let damaged = Segment::whole(&bench, &pattern(77));
+    let manifest = fs::read(damaged.path("manifest")).unwrap();
+    fs::write(damaged.path("manifest"), b"{").unwrap();
+    let running = Running::start_with(&bench, bench.own_settings(), bench.store().await, Reserved::default());
+    let key = format!("status/{INSTANCE}.json");
+    // Told each minute; a slow machine may need a second one.
+    let told = async |wanted: fn(&Status) -> bool| {
+        let begun = Instant::now();
+        loop {
+            if bench.keys().await.contains(&key) {
+                let status: Status = serde_json::from_slice(&bench.get(&key).await).unwrap();
+                if wanted(&status) {
+                    return status;
+                }
+                assert!(begun.elapsed() < 3 * DEADLINE, "{status:?}");
+            }
+            assert!(begun.elapsed() < 3 * DEADLINE, "no status");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let status =
+        told(|status| status.segments == 2 && status.poison == 1 && status.unsent.iter().any(|unsent| unsent.parts_sent > 0)).await;
+    assert_eq!((status.schema.as_str(), status.instance.as_str(), status.poison), ("tapfleet.status/1", INSTANCE, 1));
+    let [poison, other] = &status.unsent[..] else { panic!("{status:?}") };
+    assert_eq!((poison.capture_id.as_str(), poison.bytes, poison.poison), (damaged.id.as_str(), 77, true));
+    assert!(poison.last_error.as_ref().unwrap().contains("manifest"), "{poison:?}");
+    assert_eq!((other.capture_id.as_str(), other.parts_sent, other.poison), (growing.id.as_str(), 1, false));
+    assert_eq!((other.key.as_ref(), other.last_error.as_ref()), (Some(&self::key()), None));
+    assert_eq!(status.spool_bytes, 9 * MIB as u64 + 77);
+
+    // A person mends the one; a restart tries it at once.
+    running.stop().await;
+    fs::write(damaged.path("manifest"), manifest).unwrap();
+    growing.close();
+    let running = Running::start_with(&bench, bench.own_settings(), bench.store().await, Reserved::default());
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    let status = told(|status| status.segments == 0).await;
+    assert_eq!((status.poison, status.spool_bytes, status.unsent.len()), (0, 0, 0));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_of_another_capture_or_instance_is_refused() {
+    let bench = Bench::with_bucket("foreign").await;
+    let wrong: Vec<_> = (0..3).map(|n| Segment::open_at(&bench, &format!("wrong-{n}"), b"x")).collect();
+    let right = |segment: &Segment| facts(&segment.id, "foreign", Kind::Capture, 1);
+    let write = |segment: &Segment, facts: &Facts| fs::write(segment.path("manifest"), serde_json::to_vec(facts).unwrap()).unwrap();
+    write(&wrong[0], &Facts { capture_id: new_id(), ..right(&wrong[0]) });
+    write(&wrong[1], &Facts { instance: "i-other".into(), ..right(&wrong[1]) });
+    // An idle window's, too.
+    fs::remove_file(wrong[2].path("journal")).unwrap();
+    fs::remove_file(wrong[2].path("pcap")).unwrap();
+    write(&wrong[2], &facts(&new_id(), "foreign", Kind::Idle, 0));
+    assert_eq!(bench.drain_to(&bench.store().await).await, 3);
+    assert_eq!(bench.keys().await, ["wrong-0", "wrong-1"], "a manifest was stored");
+    assert!(wrong.iter().all(|segment| segment.path("manifest").exists()) && bench.counters.segments_poison.get() == 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_that_is_there_is_not_replaced_and_one_whose_answer_was_lost_is_known_again() {
+    let bench = Bench::with_bucket("manifests").await;
+    let segment = Segment::whole(&bench, b"lost");
+    let store = bench.store().await;
+    store.put_lost.store(true, Ordering::Relaxed);
+    assert_eq!(bench.drain_to(&store).await, 0);
+    bench.assert_arrived(&segment.id, &key(), b"lost").await;
+
+    let segment = Segment::open_at(&bench, "later", b"later");
+    let place = manifest_key(&segment.id);
+    bench.client.put_object().bucket("manifests").key(&place).body(ByteStream::from_static(b"another")).send().await.unwrap();
+    segment.close();
+    let running = Running::start(&bench).await;
+    until("the capture", || segment.state().verified).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(bench.get(&place).await == b"another" && segment.path("pcap").exists());
+    bench.client.delete_object().bucket("manifests").key(&place).send().await.unwrap();
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    bench.assert_arrived(&segment.id, "later", b"later").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_salvage_is_at_work_on_is_left_alone_and_the_others_go() {
+    let bench = Bench::with_bucket("reserved").await;
+    let torn = Segment::open_at(&bench, "torn", &pattern(9 * MIB));
+    let good = Segment::whole(&bench, b"good");
+    let listed = bench.folder().segments().unwrap();
+    let reserved = Reserved::new(&listed[..1]);
+    let running = Running::start_with(&bench, bench.settings(), bench.store().await, reserved.clone());
+    until("the good one has gone", || (!good.path("journal").exists()).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(torn.state().upload_id, None, "its bytes may yet be cut off");
+    torn.close();
+    reserved.release(&torn.id);
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn journals_of_version_1_are_taken_up_in_every_state() {
     let bench = Bench::with_bucket("journal-v1").await;
@@ -717,7 +996,8 @@ async fn journals_of_version_1_are_taken_up_in_every_state() {
         let lines = if id == "v1-parts" { with_checksums(&lines) } else { lines };
         fs::write(bench.path(&format!("{id}.journal")), lines).unwrap();
         fs::write(bench.path(&format!("{id}.pcap")), &bytes).unwrap();
-        file_manifest(&bench, &facts(&id, "journal-v1", Kind::Capture, bytes.len() as u64));
+        let facts = facts(&id, "journal-v1", Kind::Capture, bytes.len() as u64);
+        file_manifest(&bench, &Facts { instance: V1_INSTANCE.into(), ..facts });
         ids.push(id);
     }
     ids.sort();

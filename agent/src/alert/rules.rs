@@ -78,6 +78,20 @@ troubles! {
     UploadRefused = "upload_refused", "S3 refuses the captures",
         "Captures wait in the spool and nothing is lost until it is full; this does not go away by itself.",
         "Look at the log for the refusal, then at s3.bucket, the instance's role, the bucket's policy and the KMS key.";
+    /// S3 refuses the credentials, or there are none.
+    CredentialsRefused = "credentials_refused", "the credentials are refused",
+        "Captures wait in the spool and nothing is lost until it is full.",
+        "Look at the instance's role, at whether 169.254.169.254 answers, and at AWS_ variables in the agent's environment. New \
+         credentials are asked for by themselves, as soon as there are any.";
+    /// S3 refuses requests for the time that they bear.
+    ClockRefused = "clock_refused", "S3 refuses this instance's clock",
+        "Captures wait in the spool until the clock is right, and bear its times.",
+        "See whether chronyd runs and reaches the Amazon Time Sync Service (169.254.169.123): `chronyc tracking`.";
+    /// A segment that cannot be sent, for a reason of its own.
+    PoisonSegment = "poison_segment", "a capture cannot be sent",
+        "These captures exist only on this instance. All others are sent.",
+        "The log and status/<instance>.json in the bucket name them and say why. Keep the spool's volume; what is damaged can be \
+         copied from there by hand. They are tried again each hour and at each start.";
     /// The spool is filling up.
     SpoolHigh = "spool_high", "the spool is filling up",
         "When it is full, packets are dropped.",
@@ -138,6 +152,14 @@ pub struct Sample {
     pub upload_failures: u64,
     /// Of those, refused.
     pub upload_refusals: u64,
+    /// Of the failed, those whose credentials were refused.
+    pub credential_refusals: u64,
+    /// Of the failed, those refused for the clock.
+    pub clock_refusals: u64,
+    /// Segments that are poison.
+    pub segments_poison: u64,
+    /// How often the uploader went round.
+    pub upload_rounds: u64,
     /// Signs that S3 took something.
     pub upload_successes: u64,
     /// Steps of the wall clock.
@@ -163,6 +185,10 @@ impl Sample {
             spool_bytes: counters.spool_bytes.get(),
             upload_failures: counters.upload_failures.get(),
             upload_refusals: counters.upload_refusals.get(),
+            credential_refusals: counters.credential_refusals.get(),
+            clock_refusals: counters.clock_refusals.get(),
+            segments_poison: counters.segments_poison.get(),
+            upload_rounds: counters.upload_rounds.get(),
             upload_successes: counters.parts_sent.get() + counters.segments_verified.get() + counters.segments_finished.get(),
             clock_steps: counters.clock_steps.get(),
             beat_ns: beats.min().unwrap_or(0),
@@ -188,6 +214,8 @@ pub struct Limits {
     pub interface_gone: Duration,
     /// Calls to S3 may fail for this long.
     pub upload_failing: Duration,
+    /// Credentials and clock may be refused for this long: new credentials take a moment.
+    pub refused_for: Duration,
     /// A failure older than this says nothing of now: longer than the longest wait between two tries.
     pub failure_stale: Duration,
     /// What the spool may hold, bytes; 0: not known.
@@ -210,6 +238,7 @@ impl Limits {
             stalled: Duration::from_secs(10),
             interface_gone: Duration::from_secs(10),
             upload_failing: Duration::from_secs(300),
+            refused_for: Duration::from_secs(60),
             failure_stale: Duration::from_secs(240),
             spool_max_bytes: settings.spool_max_bytes,
             full_hold: Duration::from_secs(60),
@@ -225,7 +254,7 @@ impl Limits {
             // Longer than a pause that would be a new silence.
             Trouble::Silence => self.silence.map_or(Duration::ZERO, |silence| silence + silence.min(STEADY)),
             // One success is proof enough; a few seconds more show that it was not a lucky one.
-            Trouble::UploadRefused => Duration::from_secs(10),
+            Trouble::UploadRefused | Trouble::CredentialsRefused | Trouble::ClockRefused => Duration::from_secs(10),
             // These hold on by themselves, or are a plain answer.
             Trouble::ClockStepped | Trouble::NobodySubscribed => Duration::ZERO,
             _ => STEADY,
@@ -236,6 +265,25 @@ impl Limits {
 /// Warning and critical level of the spool, and how far below it is over, percent.
 const HIGH: (u64, u64) = (70, 65);
 const CRITICAL: (u64, u64) = (95, 90);
+
+/// When one kind of refusal came, since the last success.
+#[derive(Clone, Copy, Default, Debug)]
+struct Refusals {
+    first_ns: Option<u64>,
+    last_ns: Option<u64>,
+}
+
+impl Refusals {
+    fn note(&mut self, grew: bool, worked: bool, now: u64) {
+        if worked {
+            *self = Self::default();
+        }
+        if grew {
+            self.first_ns.get_or_insert(now);
+            self.last_ns = Some(now);
+        }
+    }
+}
 
 /// What earlier samples said.
 #[derive(Debug)]
@@ -253,7 +301,9 @@ pub struct Watch {
     /// First failure after the last success.
     failing_ns: Option<u64>,
     failed_ns: Option<u64>,
-    refused_ns: Option<u64>,
+    refused: Refusals,
+    credentials: Refusals,
+    clock: Refusals,
     worked_ns: Option<u64>,
     full_ns: Option<u64>,
     stepped_ns: Option<u64>,
@@ -273,7 +323,9 @@ impl Watch {
             window: VecDeque::new(),
             failing_ns: None,
             failed_ns: None,
-            refused_ns: None,
+            refused: Refusals::default(),
+            credentials: Refusals::default(),
+            clock: Refusals::default(),
             worked_ns: None,
             full_ns: None,
             stepped_ns: None,
@@ -302,7 +354,24 @@ impl Watch {
             (Trouble::KernelDrops, self.kernel_drops(&sample)),
             (Trouble::InterfaceGone, interface),
             (Trouble::UploadFailing, self.upload_failing(&sample)),
-            (Trouble::UploadRefused, self.upload_refused(&sample)),
+            (
+                Trouble::UploadRefused,
+                self.refusal(self.refused, Duration::ZERO, "S3 has no such bucket, or does not allow the agent to write to it", &sample),
+            ),
+            (
+                Trouble::CredentialsRefused,
+                self.refusal(self.credentials, self.limits.refused_for, "S3 refuses the credentials, or none can be had", &sample),
+            ),
+            (
+                Trouble::ClockRefused,
+                self.refusal(
+                    self.clock,
+                    self.limits.refused_for,
+                    "the times of the instance and of S3 differ by more than 15 minutes",
+                    &sample,
+                ),
+            ),
+            (Trouble::PoisonSegment, poison(&sample)),
             (Trouble::SpoolHigh, self.spool_level(&sample, HIGH)),
             (Trouble::SpoolCritical, self.spool_level(&sample, CRITICAL)),
             (Trouble::SpoolFull, self.spool_full(&sample)),
@@ -329,10 +398,13 @@ impl Watch {
         mark(sample.mirrored > last.mirrored, &mut self.arrived_ns);
         mark(sample.upload_successes > last.upload_successes, &mut self.worked_ns);
         mark(sample.upload_failures > last.upload_failures, &mut self.failed_ns);
-        mark(sample.upload_refusals > last.upload_refusals, &mut self.refused_ns);
         mark(sample.spool_full > last.spool_full, &mut self.full_ns);
         mark(sample.clock_steps > last.clock_steps, &mut self.stepped_ns);
-        if sample.upload_successes > last.upload_successes {
+        let worked = sample.upload_successes > last.upload_successes;
+        self.refused.note(sample.upload_refusals > last.upload_refusals, worked, now);
+        self.credentials.note(sample.credential_refusals > last.credential_refusals, worked, now);
+        self.clock.note(sample.clock_refusals > last.clock_refusals, worked, now);
+        if worked {
             self.failing_ns = None;
         } else if sample.upload_failures > last.upload_failures {
             self.failing_ns.get_or_insert(now);
@@ -408,15 +480,14 @@ impl Watch {
         }
     }
 
-    fn upload_refused(&self, sample: &Sample) -> Verdict {
-        match (self.refused_ns, self.worked_ns) {
-            (Some(refused), worked) if worked.is_none_or(|worked| worked <= refused) => match age(refused, sample) {
-                recent if recent < self.limits.failure_stale => {
-                    Verdict::Holds("S3 has no such bucket, or does not allow the agent to write to it".into())
-                }
-                _ => Verdict::Unclear,
-            },
-            (_, Some(_)) => Verdict::Clear,
+    /// Holds when refusals have come for longer than `patience` without a success.
+    fn refusal(&self, refusals: Refusals, patience: Duration, what: &str, sample: &Sample) -> Verdict {
+        match (refusals.first_ns, refusals.last_ns) {
+            (Some(first), Some(last)) => {
+                let recent = age(last, sample) < self.limits.failure_stale;
+                if recent && age(first, sample) >= patience { Verdict::Holds(what.into()) } else { Verdict::Unclear }
+            }
+            _ if self.worked_ns.is_some() => Verdict::Clear,
             _ => Verdict::Unclear,
         }
     }
@@ -450,6 +521,15 @@ impl Watch {
             }
             _ => Verdict::Clear,
         }
+    }
+}
+
+fn poison(sample: &Sample) -> Verdict {
+    match sample.segments_poison {
+        // Before its first round the uploader has not looked yet.
+        0 if sample.upload_rounds == 0 => Verdict::Unclear,
+        0 => Verdict::Clear,
+        count => Verdict::Holds(format!("{count} segments are damaged, or have failed for a day while others got through")),
     }
 }
 

@@ -5,26 +5,18 @@
 use std::error::Error as StdError;
 use std::time::{Duration, Instant};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::SdkConfig;
 use aws_sdk_sns::Client;
-use aws_sdk_sns::config::retry::{RetryConfig, RetryPartition, TokenBucket};
-use aws_sdk_sns::config::timeout::TimeoutConfig;
+use aws_sdk_sns::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_sns::error::{ProvideErrorMetadata, SdkError};
-use tokio::sync::Mutex;
 
 use super::mail::Mail;
 use super::notifier::{Error, Notifier};
+use crate::aws::{Door, Heard, Source, causes, timeouts};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// All attempts of one call together: whoever waits for it may be a service manager.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Attempts of the SDK within one call; beyond that the sender's own loop tries again.
-const ATTEMPTS: u32 = 3;
-
-/// After this long without an answer the client is made anew: dead connections and old addresses go with it.
-const RENEW_AFTER: Duration = Duration::from_secs(300);
 
 /// Pages of subscriptions that are looked through for a confirmed one: 100 on each.
 const PAGES_MAX: usize = 20;
@@ -33,16 +25,7 @@ const PAGES_MAX: usize = 20;
 #[derive(Debug)]
 pub struct Sns {
     topic_arn: String,
-    /// Credentials, region and endpoint that were handed over; else they are looked for with each new client.
-    shared: Option<SdkConfig>,
-    door: Mutex<Door>,
-}
-
-#[derive(Debug)]
-struct Door {
-    client: Option<Client>,
-    /// When anything was last heard from the other side.
-    heard: Instant,
+    door: Door<Client>,
 }
 
 impl Sns {
@@ -50,66 +33,59 @@ impl Sns {
     /// tools take them. Asks nobody yet.
     #[must_use]
     pub fn new(topic_arn: &str) -> Self {
-        Self { topic_arn: topic_arn.into(), shared: None, door: Mutex::new(Door { client: None, heard: Instant::now() }) }
+        Self::at(topic_arn, Source::Environment { region: region_of(topic_arn).map(str::to_owned), endpoint_url: None })
     }
 
     /// One that takes credentials, region and endpoint from `shared` and not from the environment; timeouts and retries stay
     /// its own.
     #[must_use]
     pub fn with_config(topic_arn: &str, shared: SdkConfig) -> Self {
-        Self { shared: Some(shared), ..Self::new(topic_arn) }
+        Self::at(topic_arn, Source::Given(shared))
     }
 
-    async fn client(&self) -> Client {
-        let mut door = self.door.lock().await;
-        if let Some(client) = &door.client {
-            return client.clone();
-        }
-        let shared = match &self.shared {
-            Some(shared) => shared.clone(),
-            None => look_around(&self.topic_arn).await,
-        };
-        let client = client(&shared);
-        door.client = Some(client.clone());
-        client
+    fn at(topic_arn: &str, source: Source) -> Self {
+        let timeouts = timeouts(ATTEMPT_TIMEOUT).into_builder().operation_timeout(CALL_TIMEOUT).build();
+        Self { topic_arn: topic_arn.into(), door: Door::new(source, timeouts) }
     }
 
-    /// Gives a failure its act, topic and cause, and makes room for a new client when the old one seems useless.
+    async fn client(&self) -> Result<Client, Error> {
+        let unknown = |cause: &str| Error { act: "reach", topic: self.topic_arn.clone(), cause: cause.into(), advice: "" };
+        self.door.client(client).await.map_err(unknown)
+    }
+
+    /// Gives a failure its act, topic and cause.
     async fn judge<T, E, R>(&self, act: &'static str, sent: Result<T, SdkError<E, R>>) -> Result<T, Error>
     where
         E: ProvideErrorMetadata + StdError + 'static,
         R: std::fmt::Debug,
     {
-        let mut door = self.door.lock().await;
         let error = match sent {
             Ok(done) => {
-                door.heard = Instant::now();
+                self.door.note(Heard::Answer, Instant::now()).await;
                 return Ok(done);
             }
             Err(error) => error,
         };
         let code = error.code().unwrap_or_default().to_owned();
-        if error.raw_response().is_some() {
-            door.heard = Instant::now();
-        }
-        let expired = matches!(code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidClientTokenId");
-        if expired || door.heard.elapsed() > RENEW_AFTER {
-            door.client = None;
-            door.heard = Instant::now();
-        }
+        let heard = match code.as_str() {
+            "ExpiredToken" | "ExpiredTokenException" | "InvalidClientTokenId" => Heard::CredentialsRefused,
+            _ if error.raw_response().is_some() => Heard::Answer,
+            _ => Heard::Nothing,
+        };
+        self.door.note(heard, Instant::now()).await;
         Err(Error { act, topic: self.topic_arn.clone(), cause: describe(&code, &error), advice: advice(&code) })
     }
 }
 
 impl Notifier for Sns {
     async fn publish(&self, mail: &Mail) -> Result<(), Error> {
-        let call = self.client().await.publish().topic_arn(&self.topic_arn);
+        let call = self.client().await?.publish().topic_arn(&self.topic_arn);
         let sent = call.subject(&mail.subject).message(&mail.body).send().await;
         self.judge("publish to", sent).await.map(drop)
     }
 
     async fn reaches(&self) -> Result<bool, Error> {
-        let client = self.client().await;
+        let client = self.client().await?;
         let mut token = None;
         for _ in 0..PAGES_MAX {
             let call = client.list_subscriptions_by_topic().topic_arn(&self.topic_arn).set_next_token(token);
@@ -136,27 +112,13 @@ fn region_of(topic_arn: &str) -> Option<&str> {
     topic_arn.split(':').nth(3).filter(|region| !region.is_empty())
 }
 
-async fn look_around(topic_arn: &str) -> SdkConfig {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
-    if let Some(region) = region_of(topic_arn) {
-        loader = loader.region(Region::new(region.to_owned()));
+fn client(shared: &SdkConfig) -> Result<Client, &'static str> {
+    if shared.region().is_none() {
+        return Err("the region is not known: alert.topic_arn does not name one, and AWS_REGION is not set");
     }
-    loader.load().await
-}
-
-/// A client with timeouts and retries of our own: the SDK's defaults wait without end for an endpoint that never answers, and
-/// after a few failing calls its retry quota is used up.
-fn client(shared: &SdkConfig) -> Client {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(ATTEMPT_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .operation_timeout(CALL_TIMEOUT);
     let config = aws_sdk_sns::config::Builder::from(shared)
-        .timeout_config(timeouts.build())
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .retry_partition(RetryPartition::custom("tapfleet-alert").token_bucket(TokenBucket::unlimited()).build());
-    Client::from_conf(config.build())
+    Ok(Client::from_conf(config.build()))
 }
 
 fn advice(code: &str) -> &'static str {
@@ -176,22 +138,16 @@ fn describe<E: ProvideErrorMetadata + StdError + 'static, R: std::fmt::Debug>(co
         return format!("{code}: {message}");
     }
     // The request's own error comes first and says little; what it stems from says more.
-    let mut text = if code.is_empty() { String::new() } else { code.to_owned() };
-    let mut link: Option<&dyn StdError> = if error.raw_response().is_some() { None } else { error.source() };
-    while let Some(cause) = link {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text.push_str(if text.is_empty() { "" } else { ": " });
-            text.push_str(&words);
-        }
-        link = cause.source();
-    }
+    let cause = error.source().filter(|_| error.raw_response().is_none()).map(causes);
+    let words = [code.to_owned(), cause.unwrap_or_default()].into_iter().filter(|words| !words.is_empty());
+    let text = words.collect::<Vec<_>>().join(": ");
     if text.is_empty() { error.to_string() } else { text }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_config::{BehaviorVersion, Region};
 
     #[test]
     fn the_region_is_that_of_the_topic() {

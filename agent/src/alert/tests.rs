@@ -85,7 +85,12 @@ impl Bench {
         s.able_ns = if on(Trouble::InterfaceGone) { s.able_ns } else { now };
         s.mirrored += u64::from(!on(Trouble::Silence) && !on(Trouble::InterfaceGone) && !on(Trouble::CaptureFailed));
         s.upload_refusals += u64::from(on(Trouble::UploadRefused));
-        let fails = on(Trouble::UploadRefused) || on(Trouble::UploadFailing);
+        s.credential_refusals += u64::from(on(Trouble::CredentialsRefused));
+        s.clock_refusals += u64::from(on(Trouble::ClockRefused));
+        s.segments_poison = u64::from(on(Trouble::PoisonSegment));
+        s.upload_rounds += 1;
+        let fails =
+            [Trouble::UploadRefused, Trouble::CredentialsRefused, Trouble::ClockRefused, Trouble::UploadFailing].into_iter().any(on);
         s.upload_failures += u64::from(fails);
         s.upload_successes += u64::from(!fails);
         s.spool_bytes = if on(Trouble::SpoolCritical) { 960 } else { u64::from(on(Trouble::SpoolHigh)) * 750 };
@@ -111,6 +116,7 @@ fn onset(trouble: Trouble) -> u64 {
     match trouble {
         Trouble::CaptureFailed | Trouble::InterfaceGone => 11,
         Trouble::Silence | Trouble::UploadFailing => 300,
+        Trouble::CredentialsRefused | Trouble::ClockRefused => 61,
         _ => 1,
     }
 }
@@ -118,7 +124,7 @@ fn onset(trouble: Trouble) -> u64 {
 /// What comes with a trouble because it is the same or worse.
 fn comes_with(trouble: Trouble) -> &'static [Trouble] {
     match trouble {
-        Trouble::UploadRefused => &[Trouble::UploadFailing],
+        Trouble::UploadRefused | Trouble::CredentialsRefused | Trouble::ClockRefused => &[Trouble::UploadFailing],
         Trouble::SpoolCritical => &[Trouble::SpoolHigh],
         _ => &[],
     }

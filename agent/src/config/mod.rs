@@ -35,6 +35,10 @@ pub const SNAPLEN_MAX: u32 = 262_144;
 /// How often the uploader looks at the spool.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// Within which time of a window's beginning the uploads of a fleet begin: at most this, and at most this share of the window.
+const CREATE_SPREAD_MAX: Duration = Duration::from_secs(20);
+const CREATE_SPREAD_SHARE: u32 = 10;
+
 /// Settings as meant.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -362,7 +366,10 @@ fn build(v: &Values) -> Option<Settings> {
             storage_class: v.storage_class?.map(str::to_owned),
             kms_key: v.kms_key.clone()?,
             expected_bucket_owner: v.expected_bucket_owner.clone()?,
+            // Known when the agent runs; a spool that is sent from elsewhere is another instance's.
+            instance: None,
             look_every: LOOK_EVERY,
+            create_spread: CREATE_SPREAD_MAX.min(Duration::from_secs(v.rotate_seconds?) / CREATE_SPREAD_SHARE),
         },
         alert: alerts(v)?,
         health: Health { listen: v.listen? },

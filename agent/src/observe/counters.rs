@@ -91,6 +91,12 @@ pub struct Counters {
     pub upload_failures: Count,
     /// Of those, refused: no such bucket, or not allowed.
     pub upload_refusals: Count,
+    /// Of the failed, those whose credentials were refused.
+    pub credential_refusals: Count,
+    /// Of the failed, those refused for a clock that differs.
+    pub clock_refusals: Count,
+    /// Level: segments that are damaged, or have failed for a day while others got through.
+    pub segments_poison: Count,
     /// Segments of which S3 has confirmed everything, windows without frames included.
     pub segments_finished: Count,
     /// Multipart uploads taken up again after a restart.

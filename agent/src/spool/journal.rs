@@ -121,6 +121,8 @@ pub struct State {
     pub creating: bool,
     /// Parts in S3 by number.
     pub parts: BTreeMap<u32, Part>,
+    /// Bytes and CRC64NVME of each part that ever was in S3, whatever became of its upload: what the file had there.
+    pub sums: BTreeMap<u32, (u64, u64)>,
     /// Bytes and CRC64NVME of a completion that was sent.
     pub completing: Option<(u64, u64)>,
     /// Bytes, CRC64NVME and ETag, once confirmed.
@@ -144,7 +146,16 @@ pub struct Verified {
 
 impl State {
     fn new(open: Open) -> Self {
-        Self { open, upload_id: None, creating: false, parts: BTreeMap::new(), completing: None, verified: None, manifest_stored: false }
+        Self {
+            open,
+            upload_id: None,
+            creating: false,
+            parts: BTreeMap::new(),
+            sums: BTreeMap::new(),
+            completing: None,
+            verified: None,
+            manifest_stored: false,
+        }
     }
 
     fn apply(&mut self, record: Record) -> Result<(), String> {
@@ -160,6 +171,7 @@ impl State {
                 self.upload_id = Some(upload_id);
             }
             Record::Part(part) => {
+                self.sums.insert(part.number, (part.bytes, part.crc64nvme));
                 self.parts.insert(part.number, part);
             }
             Record::Restart { .. } => self.forget_upload(),

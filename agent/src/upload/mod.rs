@@ -3,7 +3,7 @@
 //! Spec: Amazon S3 API Reference (CreateMultipartUpload, UploadPart, CompleteMultipartUpload, HeadObject), User Guide
 //! "Checking object integrity" (CRC64NVME, full object) and "Conditional writes".
 //!
-//! [`rounds`] goes round the folder and takes up what is due; [`multipart`] gets one segment into a [`store`] by its journal,
+//! [`rounds`] goes round the folder and takes up what [`queue`] says is due; [`multipart`] gets one segment into a [`store`] by its journal,
 //! in the parts of [`plan`]; [`manifest`] is what stands beside it; [`s3`] is the one real store.
 
 use std::path::PathBuf;
@@ -14,12 +14,16 @@ use crate::spool;
 pub mod checksum;
 pub mod manifest;
 pub mod multipart;
+pub mod orphans;
+pub mod permits;
 pub mod plan;
+pub mod queue;
 pub mod rounds;
 pub mod s3;
+pub mod status;
 pub mod store;
 
-pub use rounds::{drain, run};
+pub use rounds::{Reserved, drain, run};
 pub use s3::S3;
 pub use store::Store;
 
@@ -40,8 +44,12 @@ pub struct Settings {
     pub kms_key: Option<String>,
     /// Refuse a bucket that belongs to another account.
     pub expected_bucket_owner: Option<String>,
+    /// Whose spool it is, when that is known: its status is told under this name, and what it left in S3 is looked for.
+    pub instance: Option<String>,
     /// How often the folder is looked at.
     pub look_every: Duration,
+    /// The agents of a fleet open their windows at the same moment; each begins its uploads at its own moment within this time.
+    pub create_spread: Duration,
 }
 
 /// Why a segment could not be got further. The segment stays as it is and is tried again.
@@ -78,6 +86,28 @@ pub enum Error {
         capture_id: String,
         /// Which file.
         what: &'static str,
+    },
+    /// The segment's bytes are not any more what they were when they were sent.
+    #[error(
+        "cannot send '{}': its {bytes} bytes from byte {offset} have another checksum than when they were read before; the disk has \
+         changed them, see `dmesg` and the volume's health",
+        path.display()
+    )]
+    Rotten {
+        /// Which.
+        path: PathBuf,
+        /// From where.
+        offset: u64,
+        /// How many.
+        bytes: u64,
+    },
+    /// A manifest is another segment's.
+    #[error("cannot use the manifest '{}': it is of {what}; its capture stays in the spool", path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+        /// Whose it says to be.
+        what: String,
     },
     /// More bytes than ten thousand parts hold.
     #[error("cannot send '{}': it has {bytes} bytes, and an upload holds {}; lower record.max_bytes", path.display(), plan::BYTES_MAX)]
@@ -128,7 +158,7 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Spool(error) => matches!(error, spool::Error::Journal { .. }),
-            Self::Manifest { .. } | Self::Missing { .. } | Self::TooLong { .. } => true,
+            Self::Manifest { .. } | Self::Foreign { .. } | Self::Missing { .. } | Self::Rotten { .. } | Self::TooLong { .. } => true,
             Self::Store(_) | Self::Data { .. } | Self::Differs { .. } | Self::Nameless { .. } | Self::Restarted { .. } | Self::Stopping => {
                 false
             }

@@ -9,22 +9,23 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{info, warn};
 
 use super::manifest::{Manifest, ObjectFacts, read_facts};
+use super::orphans;
+use super::permits::{self, Permits};
 use super::plan::{self, Section};
-use super::store::{self, Body, Class, Found, Labels, Listed, Place, Store, Upload, Whole};
+use super::store::{self, Body, Class, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
 use super::{Error, checksum};
 use crate::observe::counters::Counters;
+use crate::record::Facts;
 use crate::record::key::successor;
 use crate::spool::journal::{Journal, Part, Record, State};
 use crate::spool::{Folder, Segment};
-
-/// Parts of one segment that are on their way at the same time.
-pub const PARTS_AT_ONCE: usize = 4;
 
 /// How often one try may begin anew (keys that are taken, uploads that are gone) before it makes room for other segments.
 const TURNS_MAX: u32 = 16;
@@ -38,6 +39,8 @@ pub struct Way<S> {
     pub folder: Folder,
     /// What is counted.
     pub counters: Arc<Counters>,
+    /// How many parts may be on their way, over all segments.
+    pub permits: Permits,
     /// One permit for each change of the spool that is on its way to the disk.
     changes: Arc<Semaphore>,
 }
@@ -49,7 +52,7 @@ impl<S> Way<S> {
     /// From a folder to a store.
     #[must_use]
     pub fn new(store: Arc<S>, folder: Folder, counters: Arc<Counters>) -> Self {
-        Self { store, folder, counters, changes: Arc::new(Semaphore::new(CHANGES_MAX as usize)) }
+        Self { store, folder, counters, permits: Permits::default(), changes: Arc::new(Semaphore::new(CHANGES_MAX as usize)) }
     }
 
     /// Changes the spool where that holds up nobody. Once begun it is done, even if the caller is gone.
@@ -90,6 +93,17 @@ pub struct Sending<S> {
     distrusted: BTreeSet<u32>,
     /// Parts that S3 has and the journal has not.
     listed: BTreeMap<u32, Listed>,
+    /// Uploads at this segment's keys that were given up: aborted when the segment is confirmed, and not before.
+    useless: Vec<Upload>,
+}
+
+/// What of a segment is in the store so far.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Its key.
+    pub key: String,
+    /// Parts that are there.
+    pub parts: usize,
 }
 
 /// How a turn ended.
@@ -109,7 +123,7 @@ impl<S: Store> Sending<S> {
         let path = segment.journal.clone().ok_or_else(|| missing(&segment, "journal"))?;
         let journal = blocking(move || Journal::resume(&path)).await??;
         let journal = Arc::new(Mutex::new(journal));
-        Ok(Self { way, segment, journal, agreed: false, distrusted: BTreeSet::new(), listed: BTreeMap::new() })
+        Ok(Self { way, segment, journal, agreed: false, distrusted: BTreeSet::new(), listed: BTreeMap::new(), useless: Vec::new() })
     }
 
     /// Goes as far as can be gone now. `segment` is what lies in the folder now: with its manifest it is whole.
@@ -126,6 +140,12 @@ impl<S: Store> Sending<S> {
         }
         remove(&self.way, &self.segment).await?;
         Ok(Progress::Gone)
+    }
+
+    /// What of the segment is in the store.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.read(|state| Standing { key: state.open.key.clone(), parts: state.parts.len() })
     }
 
     /// Gets the object into the store, as far as its bytes are there.
@@ -150,7 +170,8 @@ impl<S: Store> Sending<S> {
         let bytes = blocking(move || fs::metadata(path)).await?.map_err(failed("examine", &data))?.len();
         let parts = if whole { plan::parts(bytes) } else { Some(plan::whole_parts(bytes)) };
         let parts = parts.ok_or(Error::TooLong { path: data.clone(), bytes })?;
-        if parts == 0 {
+        // The upload is begun as soon as there is anything, so that at the end of the window parts and completion are all that is left.
+        if bytes == 0 && !whole {
             return Ok(Turn::Growing);
         }
         let begun = match self.upload() {
@@ -185,13 +206,46 @@ impl<S: Store> Sending<S> {
             window: state.open.window,
             format: state.open.extension.clone(),
         });
-        if self.read(|state| !state.creating) {
+        if self.read(|state| state.creating) {
+            if let Some(id) = self.find_created(&place).await? {
+                self.append(Record::Created { upload_id: id.clone() }).await?;
+                return self.agree(&Upload { place, id }, whole, bytes).await;
+            }
+        } else {
             self.append(Record::Creating).await?;
         }
         let upload_id = self.way.store.create(&place, &labels).await?;
         self.append(Record::Created { upload_id }).await?;
         self.forget_parts();
         Ok(None)
+    }
+
+    /// After a creation whose answer is not known: the newest upload at the segment's own key. Those before it are of no use.
+    async fn find_created(&mut self, place: &Place) -> Result<Option<String>, Error> {
+        let begun = match self.way.store.list_uploads(&place.bucket, &place.key).await {
+            Ok(begun) => begun,
+            // Then what may be left is for the bucket's lifecycle rule.
+            Err(error) if matches!(error.class, Class::Denied | Class::Unsupported) => {
+                warn!(segment = self.segment.capture_id, "whether an upload was begun cannot be asked: {error}");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (folder, own) = (self.way.folder.clone(), self.segment.capture_id.clone());
+        let held = match blocking(move || orphans::held(&folder, Some(&own))).await? {
+            Ok(held) => held,
+            // An upload that another segment goes on with must not be taken from it.
+            Err(error) => {
+                warn!(segment = self.segment.capture_id, "which uploads are held by other segments cannot be told: {error}");
+                return Ok(None);
+            }
+        };
+        let free = |upload: &Upload| upload.place == *place && !held.ids.contains(&upload.id) && !self.useless.contains(upload);
+        let mut begun: Vec<_> = begun.into_iter().filter(|begun| free(&begun.upload)).collect();
+        begun.sort_by_key(|begun| begun.initiated);
+        let newest = begun.pop();
+        self.useless.extend(begun.into_iter().map(|begun| begun.upload));
+        Ok(newest.map(|newest| newest.upload.id))
     }
 
     /// Compares the journal with what S3 has of an upload: one that an earlier process began, or whose parts it refuses.
@@ -228,19 +282,17 @@ impl<S: Store> Sending<S> {
         let mut under_way = JoinSet::new();
         let mut failure = None;
         loop {
-            while failure.is_none() && under_way.len() < PARTS_AT_ONCE {
+            while failure.is_none() && under_way.len() < permits::PARTS_MAX as usize {
                 let Some((number, section)) = waiting.next() else { break };
-                let (store, upload, path) = (self.way.store.clone(), upload.clone(), data.to_path_buf());
+                let (way, upload, path) = (self.way.clone(), upload.clone(), data.to_path_buf());
                 let listed = self.listed.get(&number).filter(|there| there.bytes == section.bytes).cloned();
-                under_way.spawn(async move { send_part(&*store, &upload, number, path, section, listed).await });
+                let known = self.read(|state| state.sums.get(&number).copied());
+                let known = known.filter(|&(bytes, _)| bytes == section.bytes).map(|(_, crc64nvme)| crc64nvme);
+                under_way.spawn(async move { send_part(&way, &upload, number, path, section, listed, known).await });
             }
             let Some(done) = under_way.join_next().await else { break };
             match done.unwrap_or(Err(Error::Stopping)) {
-                Ok((part, sent)) => {
-                    if sent {
-                        self.way.counters.parts_sent.add(1);
-                        self.way.counters.bytes_sent.add(part.bytes);
-                    }
+                Ok(part) => {
                     self.distrusted.remove(&part.number);
                     self.append(Record::Part(part)).await?;
                 }
@@ -291,19 +343,27 @@ impl<S: Store> Sending<S> {
                 None if !self.distrusted.is_empty() => Ok(Turn::Again),
                 None => Err(self.restart(&error.to_string()).await?),
             },
-            Class::BadDigest => Err(self.restart(&error.to_string()).await?),
+            Class::BadDigest => {
+                let sent: Vec<_> = parts.iter().filter_map(|part| Some((plan::section(part.number, bytes)?, part.crc64nvme))).collect();
+                self.reread(sent).await?;
+                Err(self.restart(&error.to_string()).await?)
+            }
             // A lost answer, or the key is taken: by us or by another.
-            Class::PreconditionFailed | Class::Conflict | Class::Transient | Class::Throttled => {
+            Class::PreconditionFailed | Class::Conflict | Class::Transient | Class::Throttled | Class::Credentials | Class::Clock => {
                 self.settle_unclear(&upload.place, bytes, error).await
             }
-            Class::NotFound | Class::NoSuchBucket | Class::Denied => Err(error.into()),
+            Class::NotFound | Class::NoSuchBucket | Class::Denied | Class::Unsupported => Err(error.into()),
         }
     }
 
     /// After a completion that may or may not have happened: whose object is at the key?
     async fn settle_unclear(&mut self, place: &Place, bytes: u64, error: store::Error) -> Result<Turn, Error> {
         match self.way.store.head(place).await {
-            Ok(found) if self.is_ours(place, &found)? => self.confirm(place, found, true, bytes).await,
+            Ok(found) if self.is_ours(place, &found)? => {
+                // It may stem from an upload before this one, which is then left over.
+                self.useless.extend(self.upload());
+                self.confirm(place, found, true, bytes).await
+            }
             Ok(_) => self.take_next_key().await,
             // 409: S3 wants the upload to be begun anew. Otherwise the same completion is sent again later.
             Err(head) if head.class == Class::NotFound && error.class == Class::Conflict => Err(self.restart(&error.to_string()).await?),
@@ -322,8 +382,9 @@ impl<S: Store> Sending<S> {
             Err(head) => return Err(head.into()),
         }
         warn!(segment = self.segment.capture_id, "the upload is gone and there is no object: everything is sent again ({error})");
+        let useless = self.upload();
         self.append(Record::Restart { cause: error.to_string() }).await?;
-        self.forget_parts();
+        self.give_up(useless);
         Ok(Turn::Again)
     }
 
@@ -351,7 +412,20 @@ impl<S: Store> Sending<S> {
         self.way.counters.segments_verified.add(1);
         self.way.counters.bytes_verified.add(bytes);
         info!(segment = self.segment.capture_id, "{place} is in S3 and confirmed, {bytes} bytes");
+        self.abort_useless().await;
         Ok(Turn::Verified)
+    }
+
+    /// Whether sections of the file still have their checksums: if so, what went wrong did so on the way.
+    async fn reread(&self, sections: Vec<(Section, u64)>) -> Result<(), Error> {
+        let path = self.segment.data.clone().ok_or_else(|| missing(&self.segment, "data file"))?;
+        blocking(move || {
+            for (section, crc64nvme) in sections {
+                check(&path, section, crc64nvme)?;
+            }
+            Ok(())
+        })
+        .await?
     }
 
     async fn checksum_of_data(&self, bytes: u64) -> Result<u64, Error> {
@@ -367,7 +441,7 @@ impl<S: Store> Sending<S> {
         warn!(segment = self.segment.capture_id, "{place} is taken by another object: the segment goes to '{key}'");
         self.append(Record::Key { key }).await?;
         self.way.counters.key_collisions.add(1);
-        self.abandon(useless).await;
+        self.give_up(useless);
         Ok(Turn::Again)
     }
 
@@ -375,7 +449,7 @@ impl<S: Store> Sending<S> {
     async fn restart(&mut self, cause: &str) -> Result<Error, Error> {
         let useless = self.upload();
         self.append(Record::Restart { cause: cause.into() }).await?;
-        self.abandon(useless).await;
+        self.give_up(useless);
         Ok(self.restarted(cause))
     }
 
@@ -383,13 +457,18 @@ impl<S: Store> Sending<S> {
         Error::Restarted { capture_id: self.segment.capture_id.clone(), cause: cause.into() }
     }
 
-    /// Aborts an upload that the journal has given up. Where that fails the bucket's lifecycle rule sees to it.
-    async fn abandon(&mut self, upload: Option<Upload>) {
+    fn give_up(&mut self, upload: Option<Upload>) {
         self.forget_parts();
-        let Some(upload) = upload else { return };
-        match self.way.store.abort(&upload).await {
-            Err(error) if error.class != Class::NoSuchUpload => warn!(segment = self.segment.capture_id, "{error}"),
-            _ => {}
+        self.useless.extend(upload);
+    }
+
+    /// Aborts the uploads that were given up. Where that fails, or the process ends before, the next look for orphans sees to it.
+    async fn abort_useless(&mut self) {
+        for upload in std::mem::take(&mut self.useless) {
+            match self.way.store.abort(&upload).await {
+                Err(error) if error.class != Class::NoSuchUpload => warn!(segment = self.segment.capture_id, "{error}"),
+                _ => {}
+            }
         }
     }
 
@@ -402,7 +481,8 @@ impl<S: Store> Sending<S> {
     /// Stores the manifest of the confirmed object.
     async fn manifest(&mut self) -> Result<(), Error> {
         let path = self.segment.manifest.clone().ok_or_else(|| missing(&self.segment, "manifest"))?;
-        let facts = blocking(move || read_facts(&path)).await??;
+        let instance = self.read(|state| state.open.instance.clone());
+        let facts = own_facts(path, &self.segment.capture_id, Some(&instance)).await?;
         let place = self.place();
         let object = self.read(|state| state.verified.as_ref().map(|verified| ObjectFacts::new(&place.bucket, &place.key, verified)));
         if let Some(object) = object.as_ref().filter(|object| object.bytes != facts.file_bytes) {
@@ -449,11 +529,21 @@ impl<S: Store> Sending<S> {
 /// When it cannot be read, stored or removed.
 pub async fn send_idle<S: Store>(way: &Way<S>, segment: &Segment) -> Result<Progress, Error> {
     let path = segment.manifest.clone().ok_or_else(|| missing(segment, "manifest"))?;
-    let facts = blocking(move || read_facts(&path)).await??;
+    let facts = own_facts(path, &segment.capture_id, None).await?;
     let bucket = facts.bucket.clone();
     store_manifest(&*way.store, &bucket, &Manifest::new(facts, None)).await?;
     remove(way, segment).await?;
     Ok(Progress::Gone)
+}
+
+/// The facts at `path`, if they are those of the segment: a name that was changed must not give a capture another one's manifest.
+async fn own_facts(path: PathBuf, capture_id: &str, instance: Option<&str>) -> Result<Facts, Error> {
+    let read = path.clone();
+    let facts = blocking(move || read_facts(&read)).await??;
+    if facts.capture_id != capture_id || instance.is_some_and(|instance| facts.instance != instance) {
+        return Err(Error::Foreign { path, what: format!("capture {} of instance {}", facts.capture_id, facts.instance) });
+    }
+    Ok(facts)
 }
 
 /// Stores a manifest, has it confirmed, and gives its key.
@@ -462,7 +552,11 @@ async fn store_manifest<S: Store>(store: &S, bucket: &str, manifest: &Manifest) 
     let json = serde_json::to_vec_pretty(manifest)
         .map_err(|cause| Error::Manifest { path: PathBuf::from(&place.key), cause: cause.to_string() })?;
     let (bytes, crc64nvme) = (json.len() as u64, checksum::of_bytes(&json));
-    store.put(&place, json, crc64nvme).await?;
+    match store.put(&place, json, crc64nvme, Overwrite::Never).await {
+        // It is there already: from a try whose answer was lost, or it is not ours; what follows tells.
+        Err(error) if error.class != Class::PreconditionFailed => return Err(error.into()),
+        _ => {}
+    }
     let found = store.head(&place).await?;
     if found.bytes != bytes || found.crc64nvme != Some(crc64nvme) {
         let what = format!("{} bytes with checksum {:?} are there, {bytes} with {crc64nvme} were sent", found.bytes, found.crc64nvme);
@@ -471,23 +565,55 @@ async fn store_manifest<S: Store>(store: &S, bucket: &str, manifest: &Manifest) 
     Ok(place.key)
 }
 
-/// Sends one part, unless S3 has it already; gives what to write into the journal, and whether it was sent.
+/// Sends one part, unless S3 has it already; gives what to write into the journal. `known`: the checksum that the section had when
+/// it was sent before.
 async fn send_part<S: Store>(
-    store: &S,
+    way: &Way<S>,
     upload: &Upload,
     number: u32,
     path: PathBuf,
     section: Section,
     listed: Option<Listed>,
-) -> Result<(Part, bool), Error> {
+    known: Option<u64>,
+) -> Result<Part, Error> {
+    let _permit = way.permits.take().await;
     let read = path.clone();
-    let crc64nvme = blocking(move || checksum::of_section(&read, section)).await?.map_err(failed("read", &path))?;
+    let crc64nvme = blocking(move || match known {
+        Some(known) => check(&read, section, known).map(|()| known),
+        None => checksum::of_section(&read, section).map_err(failed("read", &read)),
+    });
+    let crc64nvme = crc64nvme.await??;
     let part = |etag| Part { number, bytes: section.bytes, crc64nvme, etag };
     if let Some(there) = listed.filter(|there| there.crc64nvme == Some(crc64nvme)) {
-        return Ok((part(there.etag), false));
+        return Ok(part(there.etag));
     }
-    let etag = store.upload_part(upload, number, &Body { path, section, crc64nvme }).await?;
-    Ok((part(etag), true))
+    let begun = Instant::now();
+    let body = Body { path: path.clone(), section, crc64nvme };
+    match way.store.upload_part(upload, number, &body).await {
+        Ok(etag) => {
+            way.permits.arrived();
+            way.counters.parts_sent.add(1);
+            way.counters.bytes_sent.add(section.bytes);
+            Ok(part(etag))
+        }
+        Err(error) => {
+            match error.class {
+                Class::Throttled => way.permits.throttled(begun, Instant::now()),
+                Class::BadDigest => blocking(move || check(&path, section, crc64nvme)).await??,
+                _ => {}
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Reads a section of a file again and holds it against the checksum that it had.
+fn check(path: &Path, section: Section, crc64nvme: u64) -> Result<(), Error> {
+    match checksum::of_section(path, section) {
+        Ok(found) if found == crc64nvme => Ok(()),
+        Ok(_) => Err(Error::Rotten { path: path.into(), offset: section.offset, bytes: section.bytes }),
+        Err(cause) => Err(failed("read", path)(cause)),
+    }
 }
 
 async fn remove<S>(way: &Way<S>, segment: &Segment) -> Result<(), Error> {

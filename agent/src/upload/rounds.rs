@@ -1,41 +1,74 @@
 //! Goes round the spool folder, again and again: each segment that is due gets a try, a few at a time.
-//! In: the folder, the clock of tokio, an order to stop. Out: tries, levels of the spool, log lines.
-//! Never: gives a segment up, lets one that cannot be sent stand in the way of others, floods the log.
+//! In: the folder, the clock of tokio, an order to stop. Out: tries, levels of the spool, the status object, log lines.
+//! Never: gives a segment up, lets anything but a segment's own files and the store hold it up, floods the log.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
-use tracing::{error, info, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-use super::multipart::{Progress, Sending, Way, blocking, send_idle};
-use super::store::{Class, Store};
-use super::{Error, Settings};
+use super::multipart::{Progress, Sending, Standing, Way, blocking, send_idle};
+use super::queue::{Ended, Queue, offset};
+use super::status::{Status, Unsent};
+use super::store::{Class, Overwrite, Place, Store};
+use super::{Error, Settings, checksum, orphans};
 use crate::observe::counters::Counters;
+use crate::record::Stamp;
 use crate::spool::{Folder, Segment};
 
 /// Segments that are tried at the same time.
 pub const SEGMENTS_AT_ONCE: usize = 4;
 
-/// Bounds of the wait after a failure; in between it is drawn by lot ("full jitter"), so that a fleet does not come back as one.
-const WAIT_MIN: Duration = Duration::from_millis(500);
-const WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// How long a segment is left alone whose own files are damaged.
-const DAMAGE_WAIT: Duration = Duration::from_secs(60);
-
 /// Failures of one kind are logged at most this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// Sends what the folder holds and what comes into it, until `stop` says true or its sender is gone.
-pub async fn run<S: Store>(settings: Settings, folder: Folder, counters: Arc<Counters>, store: Arc<S>, stop: watch::Receiver<bool>) {
+/// How often the status is told while anything is unsent, and how long telling it may take.
+const STATUS_EVERY: Duration = Duration::from_secs(60);
+/// The first one waits until something was tried.
+const STATUS_FIRST: Duration = Duration::from_secs(5);
+const STATUS_PATIENCE: Duration = Duration::from_secs(50);
+
+/// How often uploads that nobody knows of are looked for, and how soon again when that failed.
+const SWEEP_EVERY: Duration = Duration::from_secs(6 * 3600);
+const SWEEP_AGAIN: Duration = Duration::from_secs(600);
+
+/// Segments that somebody else is at work on: the uploader leaves them alone.
+#[derive(Clone, Default, Debug)]
+pub struct Reserved(Arc<Mutex<BTreeSet<String>>>);
+
+impl Reserved {
+    /// Reserves segments.
+    #[must_use]
+    pub fn new(segments: &[Segment]) -> Self {
+        Self(Arc::new(Mutex::new(segments.iter().map(|segment| segment.capture_id.clone()).collect())))
+    }
+
+    /// Gives one free.
+    pub fn release(&self, capture_id: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(capture_id);
+    }
+
+    fn now(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Sends what the folder holds and what comes into it, but for what is `reserved`, until `stop` says true or its sender is gone.
+pub async fn run<S: Store>(
+    settings: Settings,
+    folder: Folder,
+    counters: Arc<Counters>,
+    store: Arc<S>,
+    reserved: Reserved,
+    stop: watch::Receiver<bool>,
+) {
     let check = tokio::spawn(check_bucket(settings.bucket.clone(), store.clone(), counters.clone()));
-    Rounds::new(settings, folder, counters, store).go(stop, false).await;
+    Rounds::new(settings, folder, counters, store, reserved).go(stop, false).await;
     check.abort();
 }
 
@@ -48,7 +81,7 @@ pub async fn drain<S: Store>(
     store: Arc<S>,
     stop: watch::Receiver<bool>,
 ) -> usize {
-    Rounds::new(settings, folder, counters, store).go(stop, true).await
+    Rounds::new(settings, folder, counters, store, Reserved::default()).go(stop, true).await
 }
 
 /// Says at once what would otherwise be seen only when the first segment is to be sent.
@@ -68,24 +101,27 @@ async fn check_bucket<S: Store>(bucket: String, store: Arc<S>, counters: Arc<Cou
 
 struct Rounds<S> {
     way: Arc<Way<S>>,
-    look_every: Duration,
-    entries: BTreeMap<String, Entry<S>>,
+    settings: Settings,
+    reserved: Reserved,
+    queue: Queue<Sending<S>>,
+    /// What of the segments is in S3, by capture id, as of their last try.
+    standings: BTreeMap<String, Standing>,
     tries: JoinSet<Try<S>>,
+    /// The status on its way; gives whether it says that nothing is unsent, once it arrived.
+    telling: JoinSet<Option<bool>>,
+    /// When it is told again.
+    status_due: Instant,
+    /// Whether the last one that was sent says that something is unsent.
+    unsent_told: bool,
+    /// Whether the last one that arrived says that nothing is.
+    told_empty: bool,
     said: HashMap<Option<Class>, Said>,
-}
-
-/// What is known of one segment beside its files.
-struct Entry<S> {
-    due: Instant,
-    failures: u32,
-    damaged: bool,
-    under_way: bool,
-    sending: Option<Sending<S>>,
 }
 
 /// A try that ended.
 struct Try<S> {
     capture_id: String,
+    begun: Instant,
     sending: Option<Sending<S>>,
     outcome: Result<Progress, Error>,
 }
@@ -97,13 +133,32 @@ struct Said {
 }
 
 impl<S: Store> Rounds<S> {
-    fn new(settings: Settings, folder: Folder, counters: Arc<Counters>, store: Arc<S>) -> Self {
-        let way = Arc::new(Way::new(store, folder, counters));
-        Self { way, look_every: settings.look_every, entries: BTreeMap::new(), tries: JoinSet::new(), said: HashMap::new() }
+    fn new(settings: Settings, folder: Folder, counters: Arc<Counters>, store: Arc<S>, reserved: Reserved) -> Self {
+        Self {
+            way: Arc::new(Way::new(store, folder, counters)),
+            queue: Queue::new(settings.look_every, offset(settings.create_spread, settings.instance.as_deref())),
+            settings,
+            reserved,
+            standings: BTreeMap::new(),
+            tries: JoinSet::new(),
+            telling: JoinSet::new(),
+            status_due: Instant::now() + STATUS_FIRST,
+            unsent_told: false,
+            told_empty: false,
+            said: HashMap::new(),
+        }
     }
 
     async fn go(mut self, stop: watch::Receiver<bool>, until_empty: bool) -> usize {
+        let sweeps = self.settings.instance.as_ref().map(|instance| {
+            let prefix = format!("{}{instance}/", self.settings.key_prefix);
+            tokio::spawn(look_for_orphans(self.way.clone(), self.settings.bucket.clone(), prefix))
+        });
         let left = self.go_round(stop, until_empty).await;
+        if let Some(sweeps) = sweeps {
+            sweeps.abort();
+        }
+        self.telling.shutdown().await;
         self.tries.shutdown().await;
         self.way.settle().await;
         left
@@ -114,17 +169,18 @@ impl<S: Store> Rounds<S> {
             self.way.counters.upload_rounds.add(1);
             match self.look().await {
                 Ok(segments) => {
-                    self.start(&segments);
-                    let sendable = self.entries.values().any(|entry| !entry.damaged || entry.under_way);
-                    if until_empty && !sendable {
+                    let now = Instant::now();
+                    self.tell_status(&segments, now);
+                    self.start(&segments, now);
+                    if until_empty && !self.queue.is_sendable() {
                         return segments.len();
                     }
                 }
                 Err(cause) => self.say(None, &format!("{cause}; trying again")),
             }
             tokio::select! {
-                _ = stop.wait_for(|&stop| stop) => return self.entries.len(),
-                () = sleep(self.look_every) => {}
+                _ = stop.wait_for(|&stop| stop) => return self.queue.known(),
+                () = sleep(self.settings.look_every) => {}
                 Some(done) = self.tries.join_next_with_id(), if !self.tries.is_empty() => match done {
                     Ok((_, done)) => self.note(done),
                     // A try cannot panic, and is not aborted while this loop runs.
@@ -135,77 +191,113 @@ impl<S: Store> Rounds<S> {
     }
 
     /// Lists the folder and sets the levels.
-    async fn look(&mut self) -> Result<Vec<Segment>, Error> {
+    async fn look(&mut self) -> Result<Vec<Listing>, Error> {
+        // Asked before the folder: what is released meanwhile is listed as it is by then with the next look.
+        let reserved = self.reserved.now();
         let folder = self.way.folder.clone();
-        let (segments, bytes, oldest) = blocking(move || {
-            let segments = folder.segments()?;
-            let bytes: u64 = segments.iter().map(bytes_of).sum();
-            let oldest = segments.first().map_or(0, |segment| age_of(segment).as_secs());
-            Ok::<_, Error>((segments, bytes, oldest))
-        })
-        .await??;
+        let list =
+            move || Ok::<_, Error>(folder.segments()?.into_iter().map(|segment| Listing::of(segment, &reserved)).collect::<Vec<_>>());
+        let segments = blocking(list).await??;
         let counters = &self.way.counters;
-        counters.spool_bytes.set(bytes);
+        counters.spool_bytes.set(segments.iter().map(|listing| listing.bytes).sum());
         counters.spool_segments.set(segments.len() as u64);
-        counters.spool_oldest_seconds.set(oldest);
+        counters.spool_oldest_seconds.set(segments.first().map_or(0, |listing| listing.age_seconds));
         Ok(segments)
     }
 
-    /// Starts the tries that are due: those first that have been due for the longest, so that each gets its turn however many fail
-    /// slowly; of those that became due together the oldest segment.
-    fn start(&mut self, segments: &[Segment]) {
-        let now = Instant::now();
-        let is_there = |id: &String| segments.binary_search_by(|segment| segment.capture_id.as_str().cmp(id)).is_ok();
-        self.entries.retain(|id, entry| entry.under_way || is_there(id));
-        let mut due = Vec::new();
-        for segment in segments {
-            let entry = self.entries.entry(segment.capture_id.clone()).or_insert_with(|| Entry::new(now));
-            if !entry.under_way && entry.due <= now {
-                due.push((entry.due, segment));
+    /// Starts the tries that are due.
+    fn start(&mut self, listed: &[Listing], now: Instant) {
+        let segments: Vec<_> = listed.iter().filter(|listing| !listing.reserved).map(|listing| &listing.segment).collect();
+        self.queue.list(segments.iter().copied(), now);
+        for (capture_id, sending) in self.queue.take(SEGMENTS_AT_ONCE.saturating_sub(self.tries.len()), now) {
+            let at = segments.binary_search_by(|segment| segment.capture_id.cmp(&capture_id));
+            if let Some(segment) = at.ok().and_then(|at| segments.get(at)) {
+                self.tries.spawn(try_once(self.way.clone(), (*segment).clone(), sending, now));
             }
         }
-        due.sort_by_key(|(due, _)| *due);
-        for (_, segment) in due.into_iter().take(SEGMENTS_AT_ONCE.saturating_sub(self.tries.len())) {
-            let Some(entry) = self.entries.get_mut(&segment.capture_id) else { continue };
-            entry.under_way = true;
-            let (way, segment, sending) = (self.way.clone(), segment.clone(), entry.sending.take());
-            self.tries.spawn(try_once(way, segment, sending));
-        }
+        self.way.counters.segments_poison.set(self.queue.poison() as u64);
     }
 
     /// Takes note of how a try ended and when the next one is due.
     fn note(&mut self, done: Try<S>) {
-        let Some(entry) = self.entries.get_mut(&done.capture_id) else { return };
-        entry.under_way = false;
-        entry.sending = done.sending;
-        let error = match done.outcome {
+        let now = Instant::now();
+        let Try { capture_id, begun, sending, outcome } = done;
+        if let Some(sending) = &sending {
+            self.standings.insert(capture_id.clone(), sending.standing());
+        }
+        let error = match outcome {
             Ok(progress) => {
                 if progress == Progress::Gone {
                     self.way.counters.segments_finished.add(1);
                 }
-                (entry.failures, entry.damaged) = (0, false);
-                entry.due = Instant::now() + self.look_every;
+                let ended = if progress == Progress::Gone { Ended::Gone } else { Ended::Sent };
+                self.queue.ended(&capture_id, sending, ended, now);
                 return;
             }
             Err(error) => error,
         };
-        entry.damaged = error.is_damage();
-        let wait = if entry.damaged { DAMAGE_WAIT } else { jitter(entry.failures) };
-        entry.failures = entry.failures.saturating_add(1);
-        entry.due = Instant::now() + wait;
-        let (failures, seconds) = (entry.failures, wait.as_secs_f32());
-        let text = format!("segment {}: {error}; try {failures} failed, the next one is in {seconds:.1} s", done.capture_id);
+        let damaged = error.is_damage();
+        let ended = Ended::Failed { damaged, cause: error.to_string() };
+        let Some((failures, wait)) = self.queue.ended(&capture_id, sending, ended, now) else { return };
+        let seconds = wait.as_secs_f32();
+        let text = format!("segment {capture_id}: {error}; try {failures} failed, the next one is in {seconds:.1} s");
         match error {
-            // One line a minute for each damaged segment, by its wait.
-            _ if error.is_damage() => error!("{text}"),
+            // Few lines by its wait, which is long.
+            _ if damaged => error!("{text}"),
             Error::Store(error) => {
-                self.way.counters.upload_failures.add(1);
-                if matches!(error.class, Class::Denied | Class::NoSuchBucket) {
-                    self.way.counters.upload_refusals.add(1);
-                }
+                self.count(error.class, begun, now);
                 self.say(Some(error.class), &text);
             }
             _ => self.say(None, &text),
+        }
+    }
+
+    /// Counts a failed call.
+    fn count(&self, class: Class, begun: Instant, now: Instant) {
+        let counters = &self.way.counters;
+        counters.upload_failures.add(1);
+        match class {
+            Class::Denied | Class::NoSuchBucket => counters.upload_refusals.add(1),
+            Class::Credentials => counters.credential_refusals.add(1),
+            Class::Clock => counters.clock_refusals.add(1),
+            Class::Throttled => self.way.permits.throttled(begun, now),
+            _ => {}
+        }
+    }
+
+    /// Tells each minute what is unsent, and once that nothing is. Nothing waits for it, and nobody minds when it fails.
+    fn tell_status(&mut self, listed: &[Listing], now: Instant) {
+        self.standings.retain(|id, _| listed.binary_search_by(|listing| listing.segment.capture_id.cmp(id)).is_ok());
+        while let Some(told) = self.telling.try_join_next() {
+            match told.ok().flatten() {
+                Some(empty) => self.told_empty = empty,
+                None => self.status_due = now + STATUS_EVERY,
+            }
+        }
+        let Some(instance) = &self.settings.instance else { return };
+        // That nothing is unsent any more is told at once.
+        let news = listed.is_empty() && self.unsent_told;
+        let wanted = if listed.is_empty() { !self.told_empty && (news || now >= self.status_due) } else { now >= self.status_due };
+        if !wanted || !self.telling.is_empty() {
+            return;
+        }
+        (self.status_due, self.unsent_told) = (now + STATUS_EVERY, !listed.is_empty());
+        let unsent = listed.iter().map(|listing| self.unsent(listing)).collect();
+        let status = Status::new(instance, wall_clock(), self.way.counters.spool_bytes.get(), unsent);
+        self.telling.spawn(tell(self.way.clone(), self.settings.bucket.clone(), status));
+    }
+
+    fn unsent(&self, listing: &Listing) -> Unsent {
+        let id = &listing.segment.capture_id;
+        let (entry, standing) = (self.queue.get(id), self.standings.get(id));
+        Unsent {
+            capture_id: id.clone(),
+            key: standing.map(|standing| standing.key.clone()),
+            bytes: listing.bytes,
+            parts_sent: standing.map_or(0, |standing| standing.parts),
+            age_seconds: listing.age_seconds,
+            last_error: entry.and_then(|entry| entry.last_error.clone()),
+            poison: entry.is_some_and(|entry| entry.poison),
         }
     }
 
@@ -223,21 +315,67 @@ impl<S: Store> Rounds<S> {
     }
 }
 
-impl<S> Entry<S> {
-    fn new(due: Instant) -> Self {
-        Self { due, failures: 0, damaged: false, under_way: false, sending: None }
+/// A segment, and what the folder tells of it.
+struct Listing {
+    segment: Segment,
+    bytes: u64,
+    age_seconds: u64,
+    reserved: bool,
+}
+
+impl Listing {
+    fn of(segment: Segment, reserved: &BTreeSet<String>) -> Self {
+        let reserved = reserved.contains(&segment.capture_id);
+        Self { bytes: bytes_of(&segment), age_seconds: age_of(&segment).as_secs(), reserved, segment }
     }
 }
 
-async fn try_once<S: Store>(way: Arc<Way<S>>, segment: Segment, sending: Option<Sending<S>>) -> Try<S> {
+/// Looks for orphans now and then, for as long as it is let.
+async fn look_for_orphans<S: Store>(way: Arc<Way<S>>, bucket: String, prefix: String) {
+    loop {
+        let next = match orphans::sweep(&way, &bucket, &prefix, wall_clock()).await {
+            Ok(_) => SWEEP_EVERY,
+            Err(cause) => {
+                debug!("uploads that nobody knows of were not looked for: {cause}");
+                SWEEP_AGAIN
+            }
+        };
+        sleep(next).await;
+    }
+}
+
+/// Stores a status. Gives whether it says that nothing is unsent; `None` when it did not arrive.
+async fn tell<S: Store>(way: Arc<Way<S>>, bucket: String, status: Status) -> Option<bool> {
+    let place = Place { bucket, key: status.key() };
+    let json = serde_json::to_vec_pretty(&status).ok()?;
+    let crc64nvme = checksum::of_bytes(&json);
+    match timeout(STATUS_PATIENCE, way.store.put(&place, json, crc64nvme, Overwrite::Always)).await {
+        Ok(Ok(())) => Some(status.segments == 0),
+        Ok(Err(error)) => {
+            debug!("the status was not told: {error}");
+            None
+        }
+        Err(_) => {
+            debug!("the status was not told: {place} has not answered for {STATUS_PATIENCE:?}");
+            None
+        }
+    }
+}
+
+fn wall_clock() -> Stamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Stamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+async fn try_once<S: Store>(way: Arc<Way<S>>, segment: Segment, sending: Option<Sending<S>>, begun: Instant) -> Try<S> {
     let capture_id = segment.capture_id.clone();
     if segment.journal.is_none() {
-        // Data without a journal is a segment of which the salvage at start has not decided yet.
+        // Data without a journal is a segment of which the salvage at start could not decide.
         let outcome = match segment.data {
             None => send_idle(&way, &segment).await,
             Some(_) => Err(Error::Missing { capture_id: capture_id.clone(), what: "journal" }),
         };
-        return Try { capture_id, sending: None, outcome };
+        return Try { capture_id, begun, sending: None, outcome };
     }
     let resumed = match sending {
         Some(sending) => Ok(sending),
@@ -246,18 +384,10 @@ async fn try_once<S: Store>(way: Arc<Way<S>>, segment: Segment, sending: Option<
     match resumed {
         Ok(mut sending) => {
             let outcome = sending.go_on(segment).await;
-            Try { capture_id, sending: Some(sending), outcome }
+            Try { capture_id, begun, sending: Some(sending), outcome }
         }
-        Err(error) => Try { capture_id, sending: None, outcome: Err(error) },
+        Err(error) => Try { capture_id, begun, sending: None, outcome: Err(error) },
     }
-}
-
-/// A wait drawn by lot between [`WAIT_MIN`] and a bound that doubles with each failure, up to [`WAIT_MAX`].
-fn jitter(failures: u32) -> Duration {
-    let bound = WAIT_MIN.saturating_mul(2u32.saturating_pow(failures.saturating_add(1))).min(WAIT_MAX);
-    // The standard library's hash keys are random, and different each time.
-    let lot = RandomState::new().build_hasher().finish() >> 32;
-    WAIT_MIN + (bound - WAIT_MIN).mul_f64(lot as f64 / f64::from(u32::MAX))
 }
 
 fn bytes_of(segment: &Segment) -> u64 {
@@ -280,18 +410,6 @@ fn age_of(segment: &Segment) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_wait_after_a_failure_is_drawn_between_half_a_second_and_a_minute() {
-        for failures in [0, 1, 5, 10, u32::MAX] {
-            let bound = 0.5 * 2f64.powi(failures.saturating_add(1).min(20).cast_signed());
-            for _ in 0..100 {
-                let wait = jitter(failures).as_secs_f64();
-                assert!((0.5..=bound.min(60.0)).contains(&wait), "{failures}: {wait}");
-            }
-        }
-        assert_ne!(jitter(20), jitter(20));
-    }
 
     #[test]
     fn the_age_of_a_segment_is_read_from_its_id() {

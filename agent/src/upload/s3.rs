@@ -7,12 +7,11 @@
 use std::error::Error as StdError;
 use std::time::{Duration, Instant};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::SdkConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
-use aws_sdk_s3::config::retry::{RetryConfig, RetryPartition, TokenBucket};
-use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_s3::config::{Config, ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, Length, SdkBody};
@@ -20,15 +19,15 @@ use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass,
 };
 use http_body_util::Limited;
-use tokio::sync::Mutex;
 
 use super::Settings;
 use super::checksum::{from_base64, to_base64};
 use super::plan::{self, PARTS_MAX};
-use super::store::{Body, Class, Error, Found, Labels, Listed, Place, Store, Upload, Whole};
+use super::store::{Begun, Body, Class, Error, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
+use crate::aws::{Door, Heard, Source, causes, timeouts};
+use crate::record::Stamp;
 use crate::spool::journal::Part;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
 /// S3 may take minutes to put many parts together, and keeps the connection open meanwhile.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -36,17 +35,14 @@ const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
 const PART_TIMEOUT: Duration = Duration::from_secs(20);
 const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
 
-/// Attempts of the SDK within one call; beyond that the uploader's own loop tries again.
-const ATTEMPTS: u32 = 3;
-
-/// After this long without an answer the client is made anew: dead connections and old addresses go with it.
-const RENEW_AFTER: Duration = Duration::from_secs(300);
-
 /// Bytes read at once from the file of a part.
 const READ_BYTES: usize = 256 << 10;
 
 /// The longest answer that is believed: a page of a thousand parts takes less than a tenth.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// Pages of uploads that are looked through: 1000 on each.
+const UPLOAD_PAGES_MAX: usize = 20;
 
 /// Metadata names on capture objects (`x-amz-meta-…`).
 const CAPTURE_ID: &str = "capture-id";
@@ -55,16 +51,7 @@ const CAPTURE_ID: &str = "capture-id";
 #[derive(Debug)]
 pub struct S3 {
     settings: Settings,
-    /// Credentials, region and endpoint that were handed over; else they are looked for with each new client.
-    shared: Option<SdkConfig>,
-    door: Mutex<Door>,
-}
-
-#[derive(Debug)]
-struct Door {
-    client: Option<Client>,
-    /// When anything was last heard from the other side.
-    heard: Instant,
+    door: Door<Client>,
 }
 
 impl S3 {
@@ -72,55 +59,48 @@ impl S3 {
     /// them. Asks nobody yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, shared: None, door: Mutex::new(Door { client: None, heard: Instant::now() }) }
+        let source = Source::Environment { region: settings.region.clone(), endpoint_url: settings.endpoint_url.clone() };
+        Self { settings, door: Door::new(source, timeouts(CONTROL_TIMEOUT)) }
     }
 
     /// A store that takes credentials, region and endpoint from `shared` and not from the environment; timeouts and retries stay
     /// its own.
     #[must_use]
     pub fn with_config(settings: Settings, shared: SdkConfig) -> Self {
-        Self { shared: Some(shared), ..Self::new(settings) }
+        Self { settings, door: Door::new(Source::Given(shared), timeouts(CONTROL_TIMEOUT)) }
     }
 
     async fn client(&self, act: &'static str, place: &Place) -> Result<Client, Error> {
-        let mut door = self.door.lock().await;
-        if let Some(client) = &door.client {
-            return Ok(client.clone());
-        }
-        let shared = match &self.shared {
-            Some(shared) => shared.clone(),
-            None => look_around(&self.settings).await,
-        };
-        let client = client(&shared).map_err(|cause| unanswered(act, place, cause))?;
-        door.client = Some(client.clone());
-        Ok(client)
+        self.door.client(client).await.map_err(|cause| unanswered(act, place, cause))
     }
 
-    /// Gives a failure its act, its place and its class, and makes room for a new client when the old one seems useless.
+    /// Gives a failure its act, its place and its class.
     async fn judge<T, E>(&self, act: &'static str, place: &Place, sent: Result<T, SdkError<E, HttpResponse>>) -> Result<T, Error>
     where
         E: ProvideErrorMetadata + StdError + 'static,
     {
-        let mut door = self.door.lock().await;
         let error = match sent {
             Ok(done) => {
-                door.heard = Instant::now();
+                self.door.note(Heard::Answer, Instant::now()).await;
                 return Ok(done);
             }
             Err(error) => error,
         };
         let code = error.code().unwrap_or_default().to_owned();
         let status = error.raw_response().map(|response| response.status().as_u16());
-        if status.is_some() {
-            door.heard = Instant::now();
-        }
-        // Temporary credentials have expired (HEAD only says 400): a new client asks for new ones.
-        let expired = matches!(code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidToken");
-        if expired || (code.is_empty() && status == Some(400)) || door.heard.elapsed() > RENEW_AFTER {
-            door.client = None;
-            door.heard = Instant::now();
-        }
-        Err(Error { class: classify(&code, status, place), act, place: place.clone(), cause: describe(&code, status, &error) })
+        let cause = describe(&code, status, &error);
+        let class = match classify(&code, status, place) {
+            // Each error of the SDK's providers of credentials has the word.
+            Class::Transient if status.is_none() && cause.contains("credential") => Class::Credentials,
+            class => class,
+        };
+        let heard = match (class, status) {
+            (Class::Credentials, _) => Heard::CredentialsRefused,
+            (_, Some(_)) => Heard::Answer,
+            (_, None) => Heard::Nothing,
+        };
+        self.door.note(heard, Instant::now()).await;
+        Err(Error { class, act, place: place.clone(), cause })
     }
 
     fn owner(&self) -> Option<String> {
@@ -133,20 +113,6 @@ impl S3 {
     }
 }
 
-/// Credentials, and region and endpoint unless set, from where the AWS tools take them.
-async fn look_around(settings: &Settings) -> SdkConfig {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
-    if let Some(region) = &settings.region {
-        loader = loader.region(Region::new(region.clone()));
-    }
-    if let Some(url) = &settings.endpoint_url {
-        loader = loader.endpoint_url(url);
-    }
-    loader.load().await
-}
-
-/// A client with timeouts and retries of our own: with the SDK's defaults an endpoint that takes a part and never answers is
-/// waited for without end, and after a few failing calls the retry quota is used up and every later call is tried once.
 fn client(shared: &SdkConfig) -> Result<Client, &'static str> {
     if shared.region().is_none() {
         return Err("the region is not known: set s3.region or AWS_REGION, or let the instance metadata be reached");
@@ -154,8 +120,6 @@ fn client(shared: &SdkConfig) -> Result<Client, &'static str> {
     // Other endpoints than AWS's own have no DNS name per bucket.
     let path_style = shared.endpoint_url().is_some() || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
     let config = aws_sdk_s3::config::Builder::from(shared)
-        .timeout_config(timeouts(CONTROL_TIMEOUT))
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .retry_partition(RetryPartition::custom("tapfleet-upload").token_bucket(TokenBucket::unlimited()).build())
         .force_path_style(path_style)
         .interceptor(Bounded);
@@ -183,11 +147,6 @@ impl Intercept for Bounded {
     }
 }
 
-/// Timeouts of one attempt. The read timeout counts from the beginning of the request, so it must allow for sending it.
-fn timeouts(attempt: Duration) -> TimeoutConfig {
-    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(attempt).operation_attempt_timeout(attempt).build()
-}
-
 fn within(attempt: Duration) -> aws_sdk_s3::config::Builder {
     Config::builder().timeout_config(timeouts(attempt))
 }
@@ -206,16 +165,20 @@ fn classify(code: &str, status: Option<u16>, place: &Place) -> Class {
         "ConditionalRequestConflict" | "OperationAborted" => Class::Conflict,
         "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" => Class::InvalidPart,
         "BadDigest" | "InvalidDigest" | "IncompleteBody" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch" => Class::BadDigest,
-        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => Class::Denied,
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => Class::Denied,
+        "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" => Class::Credentials,
+        // A wrong clock is cured by time synchronisation, not by a new policy.
+        "RequestTimeTooSkewed" | "RequestExpired" => Class::Clock,
         "SlowDown" | "ServiceUnavailable" | "TooManyRequests" | "RequestLimitExceeded" | "Throttling" | "ThrottlingException" => {
             Class::Throttled
         }
-        // A wrong clock is cured by time synchronisation, not by a new policy.
-        "RequestTimeTooSkewed" | "RequestExpired" | "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" => Class::Transient,
         _ => match status {
+            // An answer to HEAD has no words; this is how it says that the token has expired.
+            Some(400) if code.is_empty() => Class::Credentials,
             Some(404) if place.key.is_empty() => Class::NoSuchBucket,
             Some(404) => Class::NotFound,
             Some(401 | 403) => Class::Denied,
+            Some(405 | 501) => Class::Unsupported,
             Some(409) => Class::Conflict,
             Some(412) => Class::PreconditionFailed,
             Some(429 | 503) => Class::Throttled,
@@ -239,13 +202,7 @@ fn describe<E: ProvideErrorMetadata + StdError + 'static>(code: &str, status: Op
     };
     match error.message() {
         Some(message) => say(message),
-        None if status.is_some_and(|status| status < 300) || status.is_none() => {
-            let mut link: Option<&dyn StdError> = Some(error);
-            while let Some(error) = link {
-                say(&error.to_string());
-                link = error.source();
-            }
-        }
+        None if status.is_none_or(|status| status < 300) => say(&causes(error)),
         None => {}
     }
     let header = |name| error.raw_response().and_then(|response| response.headers().get(name));
@@ -388,6 +345,31 @@ impl Store for S3 {
         self.judge(act, place, sent).await.map(drop)
     }
 
+    async fn list_uploads(&self, bucket: &str, prefix: &str) -> Result<Vec<Begun>, Error> {
+        let act = "list the uploads under";
+        let place = Place { bucket: bucket.into(), key: prefix.into() };
+        let mut all = Vec::new();
+        let mut marker: (Option<String>, Option<String>) = (None, None);
+        // The bounds are for a store that counts in circles or tells nothing.
+        for _ in 0..UPLOAD_PAGES_MAX {
+            let call = self.client(act, &place).await?.list_multipart_uploads().bucket(bucket).prefix(prefix);
+            let call = call.set_key_marker(marker.0.clone()).set_upload_id_marker(marker.1.clone());
+            let sent = call.set_expected_bucket_owner(self.owner()).send().await;
+            let page = self.judge(act, &place, sent).await?;
+            all.extend(page.uploads.unwrap_or_default().into_iter().filter_map(|begun| {
+                let place = Place { bucket: bucket.into(), key: begun.key? };
+                let initiated = Stamp(u64::try_from(begun.initiated?.as_nanos()).ok()?);
+                Some(Begun { upload: Upload { place, id: begun.upload_id? }, initiated })
+            }));
+            let next = (page.next_key_marker, page.next_upload_id_marker);
+            if page.is_truncated != Some(true) || next == marker {
+                break;
+            }
+            marker = next;
+        }
+        Ok(all)
+    }
+
     async fn abort(&self, upload: &Upload) -> Result<(), Error> {
         let act = "abort the upload to";
         let place = &upload.place;
@@ -396,7 +378,7 @@ impl Store for S3 {
         self.judge(act, place, sent).await.map(drop)
     }
 
-    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64) -> Result<(), Error> {
+    async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64, overwrite: Overwrite) -> Result<(), Error> {
         let act = "store";
         let (encryption, kms_key) = self.encryption();
         let call = self.client(act, place).await?.put_object().bucket(&place.bucket).key(&place.key);
@@ -404,6 +386,7 @@ impl Store for S3 {
             .content_type("application/json")
             .checksum_crc64_nvme(to_base64(crc64nvme))
             .body(ByteStream::from(body))
+            .set_if_none_match((overwrite == Overwrite::Never).then(|| "*".into()))
             .set_server_side_encryption(encryption)
             .set_ssekms_key_id(kms_key)
             .set_expected_bucket_owner(self.owner())
@@ -435,22 +418,32 @@ async fn stream(body: &Body) -> Result<ByteStream, String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
+    use aws_config::profile::ProfileFileCredentialsProvider;
+    use aws_config::{BehaviorVersion, Region};
+    use aws_credential_types::credential_fn::provide_credentials_fn;
     use aws_sdk_s3::config::Credentials;
+    use aws_sdk_s3::config::ProvideCredentials;
     use axum::extract::RawQuery;
+    use axum::http::{HeaderMap, Method, StatusCode};
     use axum::response::IntoResponse;
     use axum::{Router, routing};
+    use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
     /// A store on loopback that answers as `router` does.
     async fn store(router: Router) -> S3 {
+        store_for(router, Credentials::new("t", "t", None, None, "test")).await
+    }
+
+    async fn store_for(router: Router, credentials: impl ProvideCredentials + 'static) -> S3 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async { axum::serve(listener, router).await });
-        let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(Credentials::new("t", "t", None, None, "test"));
+        let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(credentials);
         let shared = loader.region(Region::new("eu-north-1")).endpoint_url(endpoint).load().await;
         let settings = Settings {
             bucket: "b".into(),
@@ -460,7 +453,9 @@ mod tests {
             storage_class: None,
             kms_key: None,
             expected_bucket_owner: None,
+            instance: None,
             look_every: Duration::from_secs(1),
+            create_spread: Duration::ZERO,
         };
         S3::with_config(settings, shared)
     }
@@ -496,6 +491,57 @@ mod tests {
         assert!(error.to_string().contains("ETag"), "{error}");
     }
 
+    /// Gives other credentials each time it is asked.
+    fn ever_new() -> impl ProvideCredentials + 'static {
+        let next = AtomicU32::new(0);
+        provide_credentials_fn(move || {
+            let nth = next.fetch_add(1, Ordering::Relaxed);
+            async move { Ok(Credentials::new(format!("KEY{nth}"), "t", None, None, "test")) }
+        })
+    }
+
+    #[tokio::test]
+    async fn credentials_that_are_refused_are_named_and_new_ones_are_there_with_the_next_call() {
+        // HEAD has no words; the listing says why.
+        let answer = async |method: Method, headers: HeaderMap| {
+            let old = headers["authorization"].to_str().unwrap().contains("KEY0/");
+            let words = if old { "<Error><Code>ExpiredToken</Code><Message>old</Message></Error>" } else { "<ListPartsResult/>" };
+            let status = if old { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+            (status, if method == Method::HEAD { "" } else { words })
+        };
+        let upload = Upload { place: place(), id: "u".into() };
+        let store = store_for(Router::new().fallback(answer), ever_new()).await;
+        assert_eq!(store.list_parts(&upload).await.unwrap_err().class, Class::Credentials);
+        assert_eq!(store.list_parts(&upload).await.unwrap(), []);
+        let store = store_for(Router::new().fallback(answer), ever_new()).await;
+        assert_eq!(store.head(&place()).await.unwrap_err().class, Class::Credentials);
+        assert_eq!(store.list_parts(&upload).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn credentials_that_cannot_be_had_are_named() {
+        let store = store_for(Router::new(), ProfileFileCredentialsProvider::builder().profile_name("nobody").build()).await;
+        let error = store.head(&place()).await.unwrap_err();
+        assert_eq!(error.class, Class::Credentials, "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_list_of_uploads_that_never_ends_is_not_followed_for_ever() {
+        let page = async |RawQuery(query): RawQuery| {
+            let query = query.unwrap_or_default();
+            let marker = query.split('&').find_map(|pair| pair.strip_prefix("key-marker="));
+            let marker = marker.map_or(1, |marker| marker.parse::<u64>().unwrap() + 1);
+            format!(
+                "<ListMultipartUploadsResult><NextKeyMarker>{marker}</NextKeyMarker><IsTruncated>true</IsTruncated>\
+                 <Upload><Key>k{marker}</Key><UploadId>u</UploadId><Initiated>2026-11-22T00:15:00Z</Initiated></Upload>\
+                 <Upload><Key>timeless</Key><UploadId>u</UploadId></Upload></ListMultipartUploadsResult>"
+            )
+        };
+        let store = store(Router::new().fallback(page)).await;
+        let listed = timeout(Duration::from_secs(20), store.list_uploads("b", "k")).await.unwrap().unwrap();
+        assert_eq!((listed.len(), listed.first().unwrap().initiated), (UPLOAD_PAGES_MAX, Stamp(1_795_306_500_000_000_000)));
+    }
+
     #[test]
     fn an_answer_is_classed_by_its_code_and_without_one_by_its_status() {
         let object = Place { bucket: "b".into(), key: "k".into() };
@@ -506,12 +552,14 @@ mod tests {
             ("NotFound", Some(404), &object, Class::NotFound),
             ("", Some(404), &bucket, Class::NoSuchBucket),
             ("", Some(403), &object, Class::Denied),
-            ("ExpiredToken", Some(400), &object, Class::Transient),
-            ("RequestTimeTooSkewed", Some(403), &object, Class::Transient),
+            ("ExpiredToken", Some(400), &object, Class::Credentials),
+            ("RequestTimeTooSkewed", Some(403), &object, Class::Clock),
             ("PreconditionFailed", Some(412), &object, Class::PreconditionFailed),
             ("ConditionalRequestConflict", Some(409), &object, Class::Conflict),
             ("InternalError", Some(200), &object, Class::Transient),
             ("SlowDown", Some(503), &object, Class::Throttled),
+            ("", Some(400), &object, Class::Credentials),
+            ("NotImplemented", Some(501), &object, Class::Unsupported),
             ("", None, &object, Class::Transient),
         ];
         for (code, status, place, class) in rows {

@@ -95,6 +95,24 @@ pub struct Listed {
     pub etag: String,
 }
 
+/// An upload that somebody began and nobody has completed or aborted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Begun {
+    /// Which.
+    pub upload: Upload,
+    /// When, by the store's clock.
+    pub initiated: Stamp,
+}
+
+/// What an object may take the place of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Overwrite {
+    /// Nothing: with an object at the key it is refused, [`Class::PreconditionFailed`].
+    Never,
+    /// Whatever is at the key.
+    Always,
+}
+
 /// What an error means for the one who asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Class {
@@ -114,9 +132,15 @@ pub enum Class {
     BadDigest,
     /// The credentials do not allow it.
     Denied,
+    /// The credentials themselves are refused: expired, or not valid. New ones are looked for with the next call.
+    Credentials,
+    /// Our clock and the store's differ by too much.
+    Clock,
+    /// This store knows no such call.
+    Unsupported,
     /// Slower, please.
     Throttled,
-    /// Anything that may go better next time: no answer, a lost one, a 5xx, expired credentials, an unknown refusal.
+    /// Anything that may go better next time: no answer, a lost one, a 5xx, an unknown refusal.
     Transient,
 }
 
@@ -138,9 +162,11 @@ impl fmt::Display for Error {
         write!(f, "cannot {} {}: {}", self.act, self.place, self.cause)?;
         f.write_str(match self.class {
             Class::NoSuchBucket => "; make the bucket, or name another (s3.bucket)",
+            Class::Credentials => "; new credentials are asked for; see the instance's role and whether its metadata can be reached",
+            Class::Clock => "; see whether chronyd runs and reaches the Amazon Time Sync Service (169.254.169.123)",
             Class::Denied => {
                 "; allow the agent's role s3:PutObject, s3:GetObject, s3:AbortMultipartUpload, s3:ListMultipartUploadParts on its keys, \
-                 s3:ListBucket on the bucket (without it a missing object looks forbidden) and, with a KMS key, kms:GenerateDataKey and \
+                 s3:ListBucketMultipartUploads and s3:ListBucket on the bucket (without it a missing object looks forbidden) and, with a KMS key, kms:GenerateDataKey and \
                  kms:Decrypt"
             }
             _ => "",
@@ -167,11 +193,15 @@ pub trait Store: Send + Sync + 'static {
     /// Makes the object of its parts, unless there is one at the key (CompleteMultipartUpload with `If-None-Match: *`).
     fn complete(&self, upload: &Upload, parts: &[Part], whole: Whole) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// The uploads under way whose keys begin with `prefix` (ListMultipartUploads, all pages up to a bound). One of which the store
+    /// tells no time is left out.
+    fn list_uploads(&self, bucket: &str, prefix: &str) -> impl Future<Output = Result<Vec<Begun>, Error>> + Send;
+
     /// Gives an upload up (AbortMultipartUpload).
     fn abort(&self, upload: &Upload) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Stores a small object (PutObject with CRC64NVME).
-    fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Stores a small object (PutObject with CRC64NVME; [`Overwrite::Never`] is `If-None-Match: *`).
+    fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64, overwrite: Overwrite) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Whether the bucket is there and may be asked (HeadBucket).
     fn head_bucket(&self, bucket: &str) -> impl Future<Output = Result<(), Error>> + Send;

@@ -1,0 +1,323 @@
+//! Which segment gets the next try, and when.
+//! In: what lies in the folder, how tries ended, the time. Out: the segments that are due, in the order in which they are to be tried.
+//! Never: gives a segment up; lets one that cannot be sent stand in the way of others; waits, reads a clock or a file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+use crate::spool::Segment;
+
+/// Bounds of the wait after a failure; in between it is drawn by lot ("full jitter"), so that a fleet does not come back as one.
+const WAIT_MIN: Duration = Duration::from_millis(500);
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A segment that fails this long while others get through is poison.
+const POISON_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// How often poison is tried.
+const POISON_WAIT: Duration = Duration::from_secs(3600);
+
+/// How a try ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// Everything of it is in S3.
+    Gone,
+    /// As far as it could be sent, it is.
+    Sent,
+    /// It was not got further.
+    Failed {
+        /// Whether its own files are not as they should be.
+        damaged: bool,
+        /// Why, in words.
+        cause: String,
+    },
+}
+
+/// What is known of one segment beside its files; `K` is what a try leaves to the next one.
+#[derive(Debug)]
+pub struct Entry<K> {
+    due: Instant,
+    /// Its first try waits, as it still grows; once it is whole nothing does.
+    held_back: bool,
+    under_way: bool,
+    failures: u32,
+    /// When, since it began to fail, the first other one got through.
+    passed: Option<Instant>,
+    /// Its files are damaged, or it has failed for long while others got through.
+    pub poison: bool,
+    /// Why the last try failed.
+    pub last_error: Option<String>,
+    /// What the last try left.
+    pub kept: Option<K>,
+}
+
+/// The segments that are known.
+#[derive(Debug)]
+pub struct Queue<K> {
+    entries: BTreeMap<String, Entry<K>>,
+    /// How often what went well is looked at again.
+    look_every: Duration,
+    /// How long the first try of a growing segment is held back.
+    offset: Duration,
+}
+
+impl<K> Queue<K> {
+    /// An empty one. `offset`: see [`offset`].
+    #[must_use]
+    pub fn new(look_every: Duration, offset: Duration) -> Self {
+        Self { entries: BTreeMap::new(), look_every, offset }
+    }
+
+    /// Takes note of what lies in the folder now.
+    pub fn list<'a>(&mut self, segments: impl Iterator<Item = &'a Segment> + Clone, now: Instant) {
+        let there: BTreeSet<_> = segments.clone().map(|segment| segment.capture_id.as_str()).collect();
+        self.entries.retain(|id, entry| entry.under_way || there.contains(id.as_str()));
+        for segment in segments {
+            let grows = segment.manifest.is_none();
+            let (due, held_back) = if grows { (now + self.offset, true) } else { (now, false) };
+            let entry = self.entries.entry(segment.capture_id.clone()).or_insert_with(|| Entry::new(due, held_back));
+            if entry.held_back && !grows {
+                (entry.due, entry.held_back) = (now, false);
+            }
+        }
+    }
+
+    /// Takes up to `room` segments that are due for a try: those first that have been due for the longest, so that each gets its turn
+    /// however many fail slowly; of those that became due together the oldest segment. Poison comes behind all others, one at a time.
+    pub fn take(&mut self, room: usize, now: Instant) -> Vec<(String, Option<K>)> {
+        let poison_under_way = self.entries.values().any(|entry| entry.poison && entry.under_way);
+        let due = self.entries.iter().filter(|(_, entry)| !entry.under_way && entry.due <= now);
+        let mut due: Vec<_> = due.map(|(id, entry)| (entry.poison, entry.due, id.clone())).collect();
+        due.sort();
+        let last = due.iter().position(|&(poison, ..)| poison).map_or(due.len(), |first| first + usize::from(!poison_under_way));
+        let mut taken = Vec::new();
+        for (_, _, id) in due.into_iter().take(last.min(room)) {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            (entry.under_way, entry.held_back) = (true, false);
+            taken.push((id, entry.kept.take()));
+        }
+        taken
+    }
+
+    /// Takes note of how a try ended. Gives after a failure how many there were in a row, and how long the next one waits.
+    pub fn ended(&mut self, id: &str, kept: Option<K>, ended: Ended, now: Instant) -> Option<(u32, Duration)> {
+        if ended == Ended::Gone {
+            for entry in self.entries.values_mut().filter(|entry| entry.failures > 0) {
+                entry.passed.get_or_insert(now);
+            }
+        }
+        let look_every = self.look_every;
+        let entry = self.entries.get_mut(id)?;
+        (entry.under_way, entry.kept) = (false, kept);
+        let Ended::Failed { damaged, cause } = ended else {
+            (entry.failures, entry.passed, entry.poison, entry.last_error) = (0, None, false, None);
+            entry.due = now + look_every;
+            return None;
+        };
+        let failing = entry.passed.is_some_and(|passed| now.saturating_duration_since(passed) >= POISON_AFTER);
+        entry.poison = damaged || failing;
+        entry.last_error = Some(cause);
+        let wait = if entry.poison { POISON_WAIT } else { jitter(entry.failures) };
+        entry.failures = entry.failures.saturating_add(1);
+        entry.due = now + wait;
+        Some((entry.failures, wait))
+    }
+
+    /// What is known of a segment.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&Entry<K>> {
+        self.entries.get(id)
+    }
+
+    /// How many segments are known.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is one that a further try may send.
+    #[must_use]
+    pub fn is_sendable(&self) -> bool {
+        self.entries.values().any(|entry| !entry.poison || entry.under_way)
+    }
+
+    /// How many are poison.
+    #[must_use]
+    pub fn poison(&self) -> usize {
+        self.entries.values().filter(|entry| entry.poison).count()
+    }
+}
+
+impl<K> Entry<K> {
+    fn new(due: Instant, held_back: bool) -> Self {
+        Self { due, held_back, under_way: false, failures: 0, passed: None, poison: false, last_error: None, kept: None }
+    }
+}
+
+/// When within `spread` of a segment's beginning an agent begins its upload: the same for it each time, another for each other.
+#[must_use]
+pub fn offset(spread: Duration, instance: Option<&str>) -> Duration {
+    let lot = instance.map_or(0, |instance| super::checksum::of_bytes(instance.as_bytes()) >> 32);
+    spread.mul_f64(lot as f64 / f64::from(u32::MAX))
+}
+
+/// A wait drawn by lot between [`WAIT_MIN`] and a bound that doubles with each failure, up to [`WAIT_MAX`].
+fn jitter(failures: u32) -> Duration {
+    let bound = WAIT_MIN.saturating_mul(2u32.saturating_pow(failures.saturating_add(1))).min(WAIT_MAX);
+    // The standard library's hash keys are random, and different each time.
+    let lot = RandomState::new().build_hasher().finish() >> 32;
+    WAIT_MIN + (bound - WAIT_MIN).mul_f64(lot as f64 / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    struct Bench {
+        queue: Queue<()>,
+        segments: Vec<Segment>,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new(ids: &[&str]) -> Self {
+            let mut bench =
+                Self { queue: Queue::new(Duration::from_millis(500), Duration::from_secs(7)), segments: vec![], now: Instant::now() };
+            bench.segments = ids.iter().map(|id| segment(id, true)).collect();
+            bench.list();
+            bench
+        }
+
+        fn list(&mut self) {
+            self.queue.list(self.segments.iter(), self.now);
+        }
+
+        fn take(&mut self, room: usize) -> Vec<String> {
+            self.queue.take(room, self.now).into_iter().map(|(id, _)| id).collect()
+        }
+
+        fn fail(&mut self, id: &str, damaged: bool) -> Duration {
+            self.queue.ended(id, None, Ended::Failed { damaged, cause: "no".into() }, self.now).unwrap().1
+        }
+
+        /// Goes on by `step` for `long`, trying all that is due: `bad` fails, the others get through and come again.
+        fn go_on(&mut self, long: Duration, step: Duration, bad: &str) {
+            let end = self.now + long;
+            while self.now < end {
+                self.now += step;
+                self.list();
+                for id in self.take(10) {
+                    if id == bad {
+                        self.fail(&id, false);
+                    } else {
+                        self.queue.ended(&id, None, Ended::Gone, self.now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn segment(id: &str, whole: bool) -> Segment {
+        Segment { capture_id: id.into(), data: None, journal: None, draft: None, manifest: whole.then(|| "m".into()) }
+    }
+
+    #[test]
+    fn the_wait_after_a_failure_is_drawn_between_half_a_second_and_a_minute() {
+        for failures in [0, 1, 5, 10, u32::MAX] {
+            let bound = 0.5 * 2f64.powi(failures.saturating_add(1).min(20).cast_signed());
+            for _ in 0..100 {
+                let wait = jitter(failures).as_secs_f64();
+                assert!((0.5..=bound.min(60.0)).contains(&wait), "{failures}: {wait}");
+            }
+        }
+        assert_ne!(jitter(20), jitter(20));
+    }
+
+    #[test]
+    fn those_that_are_due_for_the_longest_come_first_and_no_more_than_there_is_room_for() {
+        let mut bench = Bench::new(&["a", "b", "c"]);
+        assert_eq!(bench.take(2), ["a", "b"]);
+        let wait = bench.fail("a", false).max(bench.fail("b", false));
+        bench.now += wait;
+        assert_eq!(bench.take(1), ["c"], "it has waited for longer");
+        assert_eq!(bench.take(9).len(), 2);
+        assert_eq!(bench.take(9), [""; 0], "all are under way");
+    }
+
+    #[test]
+    fn a_growing_segment_waits_for_its_moment_and_a_whole_one_does_not() {
+        let mut bench = Bench::new(&[]);
+        bench.segments = vec![segment("a", false)];
+        bench.list();
+        bench.now += Duration::from_millis(6900);
+        bench.list();
+        assert_eq!(bench.take(9), [""; 0]);
+        bench.segments = vec![segment("a", true)];
+        bench.list();
+        assert_eq!(bench.take(9), ["a"], "it is whole and waited all the same");
+        bench.fail("a", false);
+        bench.list();
+        assert_eq!(bench.take(9), [""; 0], "a failure was forgotten");
+        bench.segments.push(segment("b", false));
+        bench.list();
+        bench.now += Duration::from_secs(7);
+        assert_eq!(bench.take(9), ["a", "b"]);
+    }
+
+    #[test]
+    fn agents_of_a_fleet_begin_at_moments_of_their_own_within_the_spread() {
+        let spread = Duration::from_secs(20);
+        let moments: BTreeSet<_> = (0..1000).map(|n| offset(spread, Some(&format!("i-{n:017x}")))).collect();
+        assert!(moments.len() > 990 && *moments.last().unwrap() <= spread);
+        for quarter in 0..4 {
+            let within = moments.iter().filter(|moment| moment.as_secs() / 5 == quarter).count();
+            assert!((150..350).contains(&within), "{within} of 1000 in quarter {quarter}");
+        }
+        assert_eq!(offset(spread, Some("i-1")), offset(spread, Some("i-1")));
+        assert_eq!(offset(spread, None), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_damaged_segment_is_poison_at_once_is_tried_each_hour_and_behind_all_others() {
+        let mut bench = Bench::new(&["a", "b", "c"]);
+        bench.take(3);
+        assert_eq!((bench.fail("a", true), bench.fail("b", true)), (POISON_WAIT, POISON_WAIT));
+        bench.fail("c", false);
+        assert_eq!((bench.queue.poison(), bench.queue.get("a").unwrap().last_error.as_deref()), (2, Some("no")));
+        bench.now += HOUR;
+        assert_eq!(bench.take(9), ["c", "a"], "of the two that are poison one at a time, and last");
+        assert_eq!(bench.take(9), [""; 0]);
+        bench.queue.ended("a", None, Ended::Gone, bench.now);
+        assert_eq!((bench.queue.poison(), bench.take(9)), (1, vec!["b".to_owned()]), "it got through: it is not poison any more");
+    }
+
+    #[test]
+    fn a_segment_that_fails_for_a_day_while_others_get_through_is_poison() {
+        let mut bench = Bench::new(&["bad", "good"]);
+        bench.go_on(24 * HOUR - Duration::from_secs(120), Duration::from_secs(30), "bad");
+        assert_eq!(bench.queue.poison(), 0);
+        bench.go_on(Duration::from_secs(300), Duration::from_secs(30), "bad");
+        assert_eq!(bench.queue.poison(), 1);
+        assert!(bench.queue.get("bad").unwrap().poison);
+    }
+
+    #[test]
+    fn an_outage_of_days_makes_no_segment_poison() {
+        let mut bench = Bench::new(&["a", "b"]);
+        for _ in 0..72 {
+            bench.now += HOUR;
+            for id in bench.take(9) {
+                bench.fail(&id, false);
+            }
+        }
+        bench.now += HOUR;
+        bench.take(9);
+        bench.queue.ended("a", None, Ended::Gone, bench.now);
+        bench.fail("b", false);
+        assert_eq!(bench.queue.poison(), 0, "nothing got through before");
+    }
+}
