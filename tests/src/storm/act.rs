@@ -12,7 +12,7 @@ use super::{Lot, Storm};
 const FLUSH_DEFAULT: Duration = Duration::from_millis(500);
 
 /// How often all points are gone through at most, for each hit that is wanted: some points are microseconds long.
-const ROUNDS_PER_HIT: usize = 8;
+const ROUNDS_PER_HIT: usize = 30;
 
 /// An agent dies at each point so many times, by turns at ten packets a second and at full rate.
 ///

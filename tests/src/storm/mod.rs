@@ -244,6 +244,7 @@ impl Storm {
         let stored = self.ask_s3(Stored::read);
         let sum = self.ledger.settle(&sent, &stored, COST_MAX);
         self.print(&sum);
+        assert_eq!(sum.orphans, 0, "multipart uploads were left behind");
         let (median, _) = median_and_max(self.kills().iter());
         let bound = self.flush + ON_THE_WAY;
         assert!(median <= bound.as_millis(), "a kill cost {median} ms in the median: more than {bound:?}");
