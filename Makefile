@@ -5,7 +5,7 @@ export TAPFLEET_CACHE := $(abspath $(or $(TAPFLEET_CACHE),.cache))
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 TOOLS := PATH="$(TAPFLEET_CACHE)/tools/bin:$$PATH"
 
-.PHONY: help demo test test-quick lint fuzz clean
+.PHONY: help demo test test-quick soak lint fuzz clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1: /p' Makefile
@@ -20,6 +20,10 @@ test: system localstack moto  ## every suite; a table and the sums at the end
 
 test-quick: system  ## the suites that need neither root nor S3, in under three minutes
 	tests/run.sh quick
+
+soak: system localstack  ## kills, outages and load for MINUTES (60) and longer suites; the promises are checked as it goes
+	@cargo build --workspace --locked
+	@TAPFLEET_SOAK_SECONDS=$$(($(or $(MINUTES),60) * 60)) $(CARGO_TARGET_DIR)/debug/soak
 
 lint: system tools  ## format, clippy, licences and bans of dependencies, scripts
 	cargo fmt --all --check

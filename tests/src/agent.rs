@@ -5,11 +5,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -88,6 +92,13 @@ impl Settings {
     }
 }
 
+/// What the service manager of an agent keeps for the next one: its ring's socket under its name. Of one capture thread.
+#[derive(Debug, Default)]
+pub struct Kept(Option<(String, OwnedFd)>);
+
+/// Takes the socket that comes as standard input to where systemd puts it (sd_listen_fds(3)), and becomes its arguments.
+const TAKE_OVER: &str = r#"export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null"#;
+
 /// A running agent. Its log is shown when a test fails.
 #[derive(Debug)]
 pub struct Agent {
@@ -98,6 +109,7 @@ pub struct Agent {
     log: PathBuf,
     /// Where it tells what a service manager would hear.
     notices: UnixDatagram,
+    kept: Option<Kept>,
 }
 
 impl Agent {
@@ -107,6 +119,19 @@ impl Agent {
     /// When it cannot be started.
     #[must_use]
     pub fn start(netns: Option<&str>, settings: &Settings, folder: &Path) -> Self {
+        Self::launch(netns, settings, folder, None)
+    }
+
+    /// As [`Self::start`], after another one whose ring was kept; its own is kept for [`Self::kill_and_keep`].
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_after(netns: Option<&str>, settings: &Settings, folder: &Path, kept: Kept) -> Self {
+        Self::launch(netns, settings, folder, Some(kept))
+    }
+
+    fn launch(netns: Option<&str>, settings: &Settings, folder: &Path, kept: Option<Kept>) -> Self {
         let config = folder.join("tapfleet.toml");
         fs::write(&config, settings.toml()).unwrap();
         let log = folder.join("agent.log");
@@ -115,12 +140,22 @@ impl Agent {
         let _ = fs::remove_file(&notify);
         let notices = UnixDatagram::bind(&notify).unwrap();
         notices.set_nonblocking(true).unwrap();
-        let mut command = daemon(netns);
+        let mut command = match kept.as_ref().and_then(|kept| kept.0.as_ref()) {
+            None => daemon(netns),
+            Some((name, socket)) => {
+                let mut command = through(&["sh", "-c", TAKE_OVER, "sh"], &daemon(netns));
+                command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name).stdin(socket.try_clone().unwrap());
+                command
+            }
+        };
         command.args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &notify).envs(&settings.1);
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        if command.get_envs().all(|(name, _)| name != "LISTEN_FDS") {
+            command.stdin(Stdio::null());
+        }
+        command.stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|cause| panic!("cannot start tapfleetd: {cause}"));
         let listen = settings.get("health.listen").and_then(Value::as_str).unwrap_or(LISTEN).to_owned();
-        Self { child, netns: netns.map(Into::into), listen, config, log, notices }
+        Self { child, netns: netns.map(Into::into), listen, config, log, notices, kept }
     }
 
     /// Starts one and waits until it captures.
@@ -162,11 +197,11 @@ impl Agent {
     ///
     /// # Panics
     /// When it takes longer than `limit`, or the agent ends.
-    pub fn wait_for(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&Self) -> bool) {
+    pub fn wait_for(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         assert!(self.wait_until(limit, |agent| done(agent)), "waited {limit:?} until {what}");
     }
 
-    fn wait_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+    fn wait_until(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = Instant::now() + limit;
         loop {
             if done(self) {
@@ -216,6 +251,18 @@ impl Agent {
         self.child.wait().unwrap();
     }
 
+    /// As [`Self::kill`], and gives what a service manager would keep.
+    ///
+    /// # Panics
+    /// When it was not started by [`Self::start_after`].
+    #[must_use]
+    pub fn kill_and_keep(mut self) -> Kept {
+        self.kill();
+        // What it said before.
+        let _ = self.says("");
+        self.kept.take().unwrap_or_else(|| panic!("nobody keeps the rings of this agent"))
+    }
+
     /// Sends what it left in its spool, by the command that is there for this.
     ///
     /// # Panics
@@ -244,14 +291,30 @@ impl Agent {
     }
 
     /// Whether the next notice has this line; later calls look at later notices.
-    fn says(&self, line: &str) -> bool {
-        let mut notice = [0; 1024];
-        while let Ok(length) = self.notices.recv(&mut notice) {
-            if String::from_utf8_lossy(&notice[..length]).lines().any(|found| found == line) {
+    pub fn says(&mut self, line: &str) -> bool {
+        while let Some((text, socket)) = self.notice() {
+            if let Some(kept) = &mut self.kept {
+                kept.note(&text, socket);
+            }
+            if text.lines().any(|found| found == line) {
                 return true;
             }
         }
         false
+    }
+
+    /// The next notice and the descriptor that came with it.
+    fn notice(&self) -> Option<(String, Option<OwnedFd>)> {
+        let mut text = [0; 1024];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(&self.notices, &mut [IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC).ok()?;
+        let descriptors = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        });
+        let descriptor = descriptors.flatten().next();
+        Some((String::from_utf8_lossy(&text[..received.bytes]).into_owned(), descriptor))
     }
 
     fn signal(&self, signal: Signal) {
@@ -265,6 +328,19 @@ impl Agent {
             .output()
             .unwrap_or_else(|cause| panic!("cannot run curl: {cause}; see tests/setup/system.sh"));
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+}
+
+impl Kept {
+    /// Does what a service manager does at `FDSTORE=1` and `FDSTOREREMOVE=1` (sd_notify(3)).
+    fn note(&mut self, notice: &str, socket: Option<OwnedFd>) {
+        let name = notice.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or_default();
+        if notice.lines().any(|line| line == "FDSTOREREMOVE=1") && self.0.as_ref().is_some_and(|(kept, _)| kept == name) {
+            self.0 = None;
+        }
+        if let Some(socket) = socket {
+            self.0 = Some((name.to_owned(), socket));
+        }
     }
 }
 
@@ -339,6 +415,19 @@ fn daemon(netns: Option<&str>) -> Command {
         .env("NO_COLOR", "1")
         .env_remove("AWS_PROFILE")
         .env_remove("AWS_ENDPOINT_URL");
+    command
+}
+
+/// The command as the arguments of another one.
+fn through(outer: &[&str], inner: &Command) -> Command {
+    let mut command = Command::new(outer[0]);
+    command.args(&outer[1..]).arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     command
 }
 

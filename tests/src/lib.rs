@@ -12,3 +12,4 @@ pub mod moto;
 pub mod netns;
 pub mod packet;
 pub mod segments;
+pub mod storm;

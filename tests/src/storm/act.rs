@@ -1,0 +1,81 @@
+//! The acts of a storm, each on an S3 and a wire of its own: what `make test` does once and `make soak` for as long as told.
+//! In: how many kills, a lot. Out: the table, printed. Never: returns when a promise is broken.
+
+use std::time::Duration;
+
+use super::ledger::Sum;
+use super::point::POINTS;
+use super::traffic::{FULL, Pace, SLOW};
+use super::{Lot, Storm};
+
+/// `spool.flush_ms` as nobody has set it.
+const FLUSH_DEFAULT: Duration = Duration::from_millis(500);
+
+/// How often all points are gone through at most, for each hit that is wanted: some points are microseconds long.
+const ROUNDS_PER_HIT: usize = 30;
+
+/// An agent dies at each point so many times, by turns at ten packets a second and at full rate.
+///
+/// # Panics
+/// When a promise is broken, or a point was not hit so often.
+pub fn at_each_point(hits: usize) -> Sum {
+    let mut storm = Storm::new(Duration::from_millis(50), SLOW);
+    for round in 0..hits * ROUNDS_PER_HIT {
+        storm.set_pace(if round % 2 == 0 { SLOW } else { FULL });
+        if !storm.kill_at_points(hits) {
+            break;
+        }
+    }
+    let sum = storm.settle();
+    for point in POINTS {
+        assert!(storm.hits(point) >= hits, "of {hits} agents that were to die at '{}' {} did", point.name, storm.hits(point));
+    }
+    sum
+}
+
+/// So many agents die some time within `life` after their start, half of them at ten packets a second, half at full rate.
+///
+/// # Panics
+/// When a promise is broken.
+pub fn at_any_moment(lot: &mut Lot, kills: usize, life: Duration) -> Sum {
+    let mut storm = Storm::new(Duration::from_millis(100), SLOW);
+    for (pace, name) in [(SLOW, "any moment, 10 packets/s"), (FULL, "any moment, full rate")] {
+        storm.set_pace(pace);
+        for _ in 0..kills / 2 {
+            storm.kill_at_random(lot, life, name);
+        }
+    }
+    let sum = storm.settle();
+    assert!(sum.stored > sum.sent / 3, "a storm of which most was lost says nothing");
+    sum
+}
+
+/// So many agents die while S3 comes and goes.
+///
+/// # Panics
+/// When a promise is broken.
+pub fn while_s3_comes_and_goes(lot: &mut Lot, kills: usize, life: Duration) -> Sum {
+    let mut storm = Storm::new(Duration::from_millis(100), FULL);
+    for kill in 0..kills {
+        let away = lot.below(3) > 0 && kill + 1 < kills;
+        storm.set_away(away);
+        storm.kill_at_random(lot, life, if away { "S3 away" } else { "S3 back" });
+    }
+    storm.set_away(false);
+    let sum = storm.settle();
+    sum
+}
+
+/// What a kill costs as the agent is set by default: so many agents die when they have come to their own rhythm.
+///
+/// # Panics
+/// When a promise is broken, or nothing is lost at all.
+pub fn at_default_settings(lot: &mut Lot, kills: usize) -> Sum {
+    let mut storm = Storm::new(FLUSH_DEFAULT, Pace { burst: 10, every: Duration::from_millis(5) });
+    for _ in 0..kills {
+        storm.kill_after(FLUSH_DEFAULT + Duration::from_millis(300 + lot.below(500)), "default settings");
+    }
+    let sum = storm.settle();
+    assert!(sum.lost > 0, "no kill cost anything: what was lost is not seen");
+    sum
+}

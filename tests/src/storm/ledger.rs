@@ -1,0 +1,226 @@
+//! The accounts of a storm: what was sent, what lay in the spool at each kill, what is in S3 at the end.
+//! In: kills and their spools, the sender's log, the bucket. Out: losses by kill, in packets and milliseconds, or what is wrong.
+//! Never: takes the agent's word for anything but its manifests, which are held against the objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use aws_sdk_s3::Client;
+use serde_json::Value;
+use tapfleet::upload::checksum;
+
+use super::point::Files;
+use super::traffic::{self, Log};
+use crate::agent::BUCKET;
+use crate::captures::{Record, records};
+
+/// A kill.
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// The point it was aimed at, or what chose its moment.
+    pub name: &'static str,
+    /// Whether the spool shows that it came there.
+    pub hit: bool,
+    /// When the process was gone.
+    pub at: Instant,
+    /// Packets sent before it.
+    pub sent: u64,
+    /// Packets lost by it.
+    pub lost: u64,
+    /// How old the oldest of these was.
+    pub loss: Duration,
+}
+
+/// What has happened so far.
+#[derive(Default, Debug)]
+pub struct Ledger {
+    /// Kills in their order.
+    pub kills: Vec<Kill>,
+    /// Numbers that lay in the spool at a kill.
+    spooled: BTreeSet<u64>,
+    /// How much of each file was read.
+    read: BTreeMap<String, usize>,
+    /// Multipart uploads of which a journal knew at a kill.
+    uploads: BTreeSet<String>,
+}
+
+/// What the bucket holds.
+#[derive(Debug)]
+pub struct Stored {
+    objects: BTreeMap<String, Vec<u8>>,
+    uploads: Vec<String>,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Sum {
+    /// Agents killed.
+    pub kills: usize,
+    /// Packets on the wire.
+    pub sent: u64,
+    /// Packets in S3.
+    pub stored: u64,
+    /// Packets that are nowhere.
+    pub lost: u64,
+    /// Capture objects.
+    pub captures: usize,
+    /// Multipart uploads that nobody will complete.
+    pub orphans: usize,
+}
+
+impl Sum {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            kills: self.kills + other.kills,
+            sent: self.sent + other.sent,
+            stored: self.stored + other.stored,
+            lost: self.lost + other.lost,
+            captures: self.captures + other.captures,
+            orphans: self.orphans + other.orphans,
+        }
+    }
+}
+
+impl Ledger {
+    /// Takes down a kill and what it left in the spool.
+    ///
+    /// # Panics
+    /// When the spool holds a record that was not sent.
+    pub fn note(&mut self, kill: Kill, spool: &Path, segments: &BTreeMap<String, Files>) {
+        self.kills.push(kill);
+        let model = traffic::inner(0);
+        for (id, files) in segments {
+            self.uploads.extend(files.uploads.iter().cloned());
+            let Ok(data) = fs::read(spool.join(format!("{id}.pcap"))) else { continue };
+            let from = self.read.entry(id.clone()).or_insert(PCAP_HEADER_BYTES);
+            while let Some((frame, end)) = record_at(&data, *from) {
+                let number = traffic::number(frame, &model);
+                let number = number.unwrap_or_else(|| panic!("segment {id} has a record at byte {from} that was not sent"));
+                self.spooled.insert(number);
+                *from = end;
+            }
+        }
+    }
+
+    /// Holds the bucket against what was sent and spooled, and gives each kill its losses.
+    ///
+    /// # Panics
+    /// When something in S3 is damaged, doubled, out of order or missing, or more was lost than a kill may cost.
+    pub fn settle(&mut self, (sent, log): &(u64, Log), stored: &Stored, cost_max: Duration) -> Sum {
+        let numbers = stored.check();
+        let missing: Vec<_> = self.spooled.difference(&numbers).take(10).collect();
+        assert!(missing.is_empty(), "packets that were in the spool at a kill are not in S3: {missing:?}, and perhaps more");
+        let mut lost = 0;
+        for number in (0..*sent).filter(|number| !numbers.contains(number)) {
+            lost += 1;
+            self.lose(number, log, cost_max);
+        }
+        let known: Vec<_> = stored.uploads.iter().filter(|id| self.uploads.contains(*id)).collect();
+        assert!(known.is_empty(), "multipart uploads that a journal knew were left behind: {known:?}");
+        let captures = stored.captures().count();
+        Sum { kills: self.kills.len(), sent: *sent, stored: numbers.len() as u64, lost, captures, orphans: stored.uploads.len() }
+    }
+
+    /// Puts a lost packet down to the first kill after it was sent.
+    fn lose(&mut self, number: u64, log: &Log, cost_max: Duration) {
+        let time = log.time_of(number).unwrap_or_else(|| panic!("packet {number} was never sent"));
+        let after = self.kills.partition_point(|kill| kill.at < time);
+        let kill =
+            self.kills.get_mut(after).unwrap_or_else(|| panic!("packet {number} is lost, and no agent was killed after it was sent"));
+        let age = kill.at.duration_since(time);
+        assert!(age <= cost_max, "packet {number} was sent {age:?} before the kill at '{}' and is lost", kill.name);
+        kill.lost += 1;
+        kill.loss = kill.loss.max(age);
+    }
+}
+
+impl Stored {
+    /// Reads the bucket.
+    ///
+    /// # Panics
+    /// When S3 does not answer.
+    pub async fn read(s3: Client) -> Self {
+        let mut objects = BTreeMap::new();
+        let mut pages = s3.list_objects_v2().bucket(BUCKET).into_paginator().send();
+        while let Some(page) = pages.next().await {
+            let page = page.unwrap_or_else(|cause| panic!("the bucket cannot be listed: {cause:?}"));
+            for key in page.contents().iter().filter_map(|object| object.key()) {
+                let object = s3.get_object().bucket(BUCKET).key(key).send().await;
+                let object = object.unwrap_or_else(|cause| panic!("'{key}' cannot be read: {cause:?}"));
+                let body = object.body.collect().await.unwrap_or_else(|cause| panic!("'{key}' cannot be read: {cause:?}"));
+                objects.insert(key.to_owned(), body.to_vec());
+            }
+        }
+        let listed = s3.list_multipart_uploads().bucket(BUCKET).send().await;
+        let listed = listed.unwrap_or_else(|cause| panic!("uploads cannot be listed: {cause:?}"));
+        let uploads = listed.uploads().iter().filter_map(|upload| upload.upload_id().map(str::to_owned)).collect();
+        Self { objects, uploads }
+    }
+
+    fn captures(&self) -> impl Iterator<Item = (&String, &Vec<u8>)> {
+        self.objects.iter().filter(|(key, _)| key.ends_with(".pcap"))
+    }
+
+    /// Every object whole, in order and true to its manifest, no packet twice; gives the numbers of all.
+    fn check(&self) -> BTreeSet<u64> {
+        let manifests = self.manifests();
+        let model = traffic::inner(0);
+        let mut in_order = BTreeMap::new();
+        for (key, bytes) in self.captures() {
+            let manifest = manifests.get(key.as_str()).unwrap_or_else(|| panic!("'{key}' has no manifest"));
+            // Panics when a record is not whole.
+            let records = records(bytes);
+            let numbers: Vec<u64> = records
+                .iter()
+                .map(|record| traffic::number(&record.bytes, &model).unwrap_or_else(|| panic!("'{key}' holds a frame that was not sent")))
+                .collect();
+            check_order(key, &records, &numbers);
+            assert_eq!(manifest["frames"], numbers.len(), "frames of '{key}'");
+            assert_eq!(manifest["object"]["bytes"], bytes.len(), "bytes of '{key}'");
+            assert_eq!(manifest["object"]["crc64nvme"], checksum::to_base64(checksum::of_bytes(bytes)), "checksum of '{key}'");
+            in_order.insert(manifest["capture_id"].as_str().unwrap_or_default(), (key, numbers));
+        }
+        assert_eq!(in_order.len(), manifests.len(), "manifests without a capture: {:?}", manifests.keys());
+        let mut all = BTreeSet::new();
+        // Capture ids sort by the time at which their segments were opened.
+        for (key, numbers) in in_order.values() {
+            for number in numbers {
+                assert!(all.last().is_none_or(|last| last < number), "packet {number} in '{key}' comes twice or too late");
+                all.insert(*number);
+            }
+        }
+        all
+    }
+
+    /// The manifests of captures, by the key of these.
+    fn manifests(&self) -> BTreeMap<String, Value> {
+        let mut manifests = BTreeMap::new();
+        for (name, json) in self.objects.iter().filter(|(key, _)| key.starts_with("manifest/")) {
+            let manifest: Value = serde_json::from_slice(json).unwrap_or_else(|cause| panic!("'{name}': {cause}"));
+            if let Some(key) = manifest["key"].as_str() {
+                assert!(manifests.insert(key.to_owned(), manifest.clone()).is_none(), "two manifests name '{key}'");
+            }
+        }
+        manifests
+    }
+}
+
+fn check_order(key: &str, records: &[Record], numbers: &[u64]) {
+    assert!(numbers.is_sorted(), "'{key}' is not in the order of sending");
+    assert!(records.is_sorted_by_key(|record| record.time_ns), "'{key}' is not in the order of time");
+}
+
+const PCAP_HEADER_BYTES: usize = 24;
+const RECORD_HEADER_BYTES: usize = 16;
+
+/// The frame of the record that begins there and where it ends, if it is whole.
+fn record_at(file: &[u8], from: usize) -> Option<(&[u8], usize)> {
+    let length = file.get(from + 8..from + 12)?.try_into().ok().map(u32::from_le_bytes)?;
+    let begin = from + RECORD_HEADER_BYTES;
+    let end = begin + length as usize;
+    Some((file.get(begin..end)?, end))
+}

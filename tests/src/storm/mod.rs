@@ -1,0 +1,379 @@
+//! The kill storm: a real agent under live load, killed again and again, at named points and at random.
+//! In: packets on a wire, an S3 behind a gate, a seed. Out: a table of kills, and that nothing is lost but what a kill may cost.
+//! Never: a hook in the agent: it is watched through its spool and through what it asks S3. The test is its service manager and
+//! keeps its ring (sd_notify(3) FDSTORE), so that a kill costs what the agent had in memory, and not what came while none ran.
+
+pub mod act;
+pub mod gate;
+pub mod ledger;
+pub mod point;
+pub mod traffic;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use aws_sdk_s3::Client;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
+use self::gate::Gate;
+use self::ledger::{Kill, Ledger, Stored, Sum};
+use self::point::{Aim, Change, Files, POINTS, Point, last_record, segments};
+use self::traffic::{Pace, Traffic};
+use crate::agent::{Agent, BUCKET, Kept, Settings};
+use crate::localstack::LocalStack;
+use crate::netns::{Pair, TAP};
+
+/// How long an agent may take to come to a point: two windows end meanwhile.
+const COME_TO_POINT: Duration = Duration::from_secs(3);
+
+/// How long the spool may take to become empty.
+const EMPTY: Duration = Duration::from_secs(120);
+
+/// Agents that write under the same prefix. Each must find a free name for the same minute: more of them would only test that.
+const AGENTS_PER_PREFIX: usize = 12;
+
+/// A packet is in the spool at most this long after the kernel gave it: what a kill may cost, on a busy machine too.
+const COST_MAX: Duration = Duration::from_secs(1);
+
+/// What the ring, the merge and the recorder's clock may add to `spool.flush_ms` in the median.
+const ON_THE_WAY: Duration = Duration::from_millis(100);
+
+/// The environment variable that has a storm again.
+pub const SEED: &str = "TAPFLEET_SEED";
+
+/// Where a random choice comes from: the same seed gives the same storm.
+#[derive(Clone, Debug)]
+pub struct Lot(u64);
+
+impl Lot {
+    /// From [`SEED`], else from the clock; printed.
+    ///
+    /// # Panics
+    /// When [`SEED`] is not a number.
+    #[must_use]
+    pub fn drawn() -> Self {
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| u64::from(now.subsec_nanos()) + now.as_secs());
+        let seed = std::env::var(SEED).map_or_else(|_| clock(), |seed| seed.parse().unwrap_or_else(|_| panic!("{SEED} is not a number")));
+        println!("{SEED}={seed}");
+        Self(seed.max(1))
+    }
+
+    /// What has the rest of it again, as [`SEED`].
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.0
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end.max(1)
+    }
+}
+
+/// A storm under way.
+pub struct Storm {
+    // The sender goes before the wire.
+    traffic: Option<Traffic>,
+    pair: Pair,
+    s3: LocalStack,
+    gate: Gate,
+    folder: tempfile::TempDir,
+    settings: Settings,
+    flush: Duration,
+    agents: usize,
+    kept: Option<Kept>,
+    ledger: Ledger,
+}
+
+impl Storm {
+    /// Two namespaces, an S3 behind a gate, and packets from now on.
+    ///
+    /// # Panics
+    /// When one of these is not to be had.
+    #[must_use]
+    pub fn new(flush: Duration, pace: Pace) -> Self {
+        let pair = Pair::new();
+        let s3 = LocalStack::start(Some(pair.tap.name()));
+        let gate = Gate::new(&pair.tap, s3.port());
+        let folder = tempfile::tempdir().unwrap_or_else(|cause| panic!("no folder for the spool: {cause}"));
+        let settings = Settings::new(gate.endpoint(), &folder.path().join("spool"))
+            .set("capture.interface", TAP)
+            .set("capture.ring_bytes", "64MiB")
+            .set("record.rotate_seconds", 1)
+            .set("spool.flush_ms", u64::try_from(flush.as_millis()).unwrap_or(u64::MAX));
+        let mut storm = Self { traffic: None, pair, s3, gate, folder, settings, flush, agents: 0, kept: None, ledger: Ledger::default() };
+        fs::create_dir(storm.spool()).unwrap_or_else(|cause| panic!("no folder for the spool: {cause}"));
+        storm.ask_s3(async |s3| crate::localstack::make_bucket(&s3, BUCKET).await);
+        // The first agent opens the ring; only then is there something to count.
+        let mut agent = storm.start();
+        agent.wait_for("the first agent is ready", Duration::from_secs(10), |agent| agent.says("READY=1"));
+        storm.kept = Some(agent.kill_and_keep());
+        storm.traffic = Some(Traffic::start(&storm.pair, pace));
+        storm
+    }
+
+    /// Sets a setting of the agents to come.
+    fn set(&mut self, name: &str, value: impl Into<serde_json::Value>) {
+        self.settings = self.settings.clone().set(name, value);
+    }
+
+    /// Sends at another pace from now on.
+    pub fn set_pace(&self, pace: Pace) {
+        if let Some(traffic) = &self.traffic {
+            traffic.set_pace(pace);
+        }
+    }
+
+    /// The kills so far.
+    #[must_use]
+    fn kills(&self) -> &[Kill] {
+        &self.ledger.kills
+    }
+
+    /// How often the point was hit.
+    #[must_use]
+    pub fn hits(&self, point: &Point) -> usize {
+        self.ledger.kills.iter().filter(|kill| kill.name == point.name && kill.hit).count()
+    }
+
+    /// Kills one agent at each point that was hit less than `times`; gives whether any is left.
+    pub fn kill_at_points(&mut self, times: usize) -> bool {
+        let due: Vec<&Point> = POINTS.iter().filter(|point| self.hits(point) < times).collect();
+        due.iter().for_each(|point| self.kill_at(point));
+        POINTS.iter().any(|point| self.hits(point) < times)
+    }
+
+    /// Has an agent come to the point, and kills it there.
+    fn kill_at(&mut self, point: &Point) {
+        let earlier: BTreeSet<String> = segments(&self.spool(), &BTreeSet::new()).into_keys().collect();
+        if let Aim::Call(call, when) = point.aim {
+            self.gate.close(call, when);
+        }
+        let watch = Watch::new(&self.spool());
+        let first = (!matches!(point.aim, Aim::Call(..))).then(GoFirst::begin);
+        let agent = self.start();
+        let target = match point.aim {
+            Aim::Call(..) => self.gate.wait_held(COME_TO_POINT),
+            Aim::File(change, extension) => watch.wait(|seen, name| {
+                let (id, found) = name.split_once('.')?;
+                (seen == Some(change) && found == extension).then(|| id.to_owned())
+            }),
+            Aim::EarlierFile(change, extension) => watch.wait(|seen, name| {
+                let (id, found) = name.split_once('.')?;
+                (seen == Some(change) && found == extension && earlier.contains(id)).then(|| id.to_owned())
+            }),
+            Aim::Record(record) => watch.wait(|_, name| {
+                let id = name.strip_suffix(".journal")?;
+                (last_record(&self.spool().join(name)) == record).then(|| id.to_owned())
+            }),
+        };
+        let kill = |segments: &BTreeMap<String, Files>| {
+            let Some(target) = &target else { return false };
+            let of_target = |(id, files): (&String, &Files)| {
+                (id == target || files.key == *target || target.contains(id.as_str())).then(|| files.clone())
+            };
+            let found: Vec<Files> = segments.iter().filter_map(of_target).collect();
+            // What was removed leaves nothing to look at.
+            let found = if found.is_empty() { vec![Files::default()] } else { found };
+            found.iter().any(point.proof)
+        };
+        self.end(agent, point.name, &earlier, kill);
+        drop(first);
+    }
+
+    /// Kills an agent some time within `life` after its start.
+    pub fn kill_at_random(&mut self, lot: &mut Lot, life: Duration, name: &'static str) {
+        self.kill_after(Duration::from_micros(lot.below(u64::try_from(life.as_micros()).unwrap_or(u64::MAX))), name);
+    }
+
+    /// Kills an agent so long after its start.
+    pub fn kill_after(&mut self, life: Duration, name: &'static str) {
+        let agent = self.start();
+        std::thread::sleep(life);
+        self.end(agent, name, &BTreeSet::new(), |_| true);
+    }
+
+    /// Whether S3 is away from now on.
+    pub fn set_away(&self, away: bool) {
+        self.gate.set_away(away);
+    }
+
+    fn end(&mut self, agent: Agent, name: &'static str, earlier: &BTreeSet<String>, hit: impl FnOnce(&BTreeMap<String, Files>) -> bool) {
+        self.kept = Some(agent.kill_and_keep());
+        let at = Instant::now();
+        self.gate.open();
+        let found = segments(&self.spool(), earlier);
+        let sent = self.traffic.as_ref().map_or(0, Traffic::sent);
+        let kill = Kill { name, hit: hit(&found), at, sent, lost: 0, loss: Duration::ZERO };
+        self.ledger.note(kill, &self.folder.path().join("spool"), &found);
+    }
+
+    /// Stops the packets, has an agent send what is left, and settles the accounts.
+    ///
+    /// # Panics
+    /// When a promise is broken.
+    pub fn settle(&mut self) -> Sum {
+        let sent = self.traffic.take().map(Traffic::stop).unwrap_or_default();
+        // The last ones are on the wire.
+        std::thread::sleep(Duration::from_millis(200));
+        let mut agent = self.start();
+        agent.wait_for("the last agent is ready", Duration::from_secs(10), |agent| agent.says("READY=1"));
+        agent.wait_for("what was taken is in the spool", Duration::from_secs(3), {
+            let enough = Instant::now() + 2 * self.flush + Duration::from_millis(500);
+            move |_| Instant::now() > enough
+        });
+        let status = agent.stop(Duration::from_secs(10));
+        assert!(status.success(), "the last agent ended with {status}");
+        assert!(!agent.log().contains("panicked"), "an agent panicked");
+        let begun = Instant::now();
+        agent.upload_rest();
+        println!("what was left arrived within {:.1} s", begun.elapsed().as_secs_f64());
+        assert!(begun.elapsed() < EMPTY, "it took {:?}", begun.elapsed());
+        let left: Vec<_> = segments(&self.spool(), &BTreeSet::new()).into_keys().collect();
+        assert!(left.is_empty(), "segments were left in the spool: {left:?}");
+        let stored = self.ask_s3(Stored::read);
+        let sum = self.ledger.settle(&sent, &stored, COST_MAX);
+        self.print(&sum);
+        assert_eq!(sum.orphans, 0, "multipart uploads were left behind");
+        let (median, _) = median_and_max(self.kills().iter());
+        let bound = self.flush + ON_THE_WAY;
+        assert!(median <= bound.as_millis(), "a kill cost {median} ms in the median: more than {bound:?}");
+        sum
+    }
+
+    /// Prints what each point, and each way of choosing a moment, cost.
+    fn print(&self, sum: &Sum) {
+        println!("{:<32} {:>5} {:>5} {:>9} {:>7} {:>9} {:>9}", "killed at", "kills", "hits", "sent", "lost", "median ms", "max ms");
+        let mut names: Vec<&str> = POINTS.iter().map(|point| point.name).collect();
+        names.extend(self.kills().iter().map(|kill| kill.name));
+        let mut told = BTreeSet::new();
+        for name in names.into_iter().filter(|name| told.insert(*name)) {
+            let sent: u64 = self.sent_before().filter(|(kill, _)| kill.name == name).map(|(_, sent)| sent).sum();
+            let kills: Vec<_> = self.kills().iter().filter(|kill| kill.name == name).collect();
+            if kills.is_empty() {
+                continue;
+            }
+            let hits = kills.iter().filter(|kill| kill.hit).count();
+            let lost: u64 = kills.iter().map(|kill| kill.lost).sum();
+            let (median, max) = median_and_max(kills.iter().copied());
+            println!("{name:<32} {:>5} {hits:>5} {sent:>9} {lost:>7} {median:>9} {max:>9}", kills.len());
+        }
+        let Sum { kills, sent, stored, lost, captures, orphans } = sum;
+        let (median, max) = median_and_max(self.kills().iter());
+        println!(
+            "{kills} kills, spool.flush_ms {}: {sent} packets sent, {stored} in S3 in {captures} captures, {lost} lost; \
+             a kill cost {median} ms of traffic in the median, {max} ms at most; {orphans} uploads left whose id nobody heard",
+            self.flush.as_millis()
+        );
+    }
+
+    /// Each kill with the packets that were sent since the one before.
+    fn sent_before(&self) -> impl Iterator<Item = (&Kill, u64)> {
+        let mut before = 0;
+        self.kills().iter().map(move |kill| (kill, kill.sent - std::mem::replace(&mut before, kill.sent)))
+    }
+
+    fn start(&mut self) -> Agent {
+        let prefix = format!("storm-{}/", self.agents / AGENTS_PER_PREFIX);
+        self.agents += 1;
+        self.set("s3.key_prefix", prefix);
+        let kept = self.kept.take().unwrap_or_default();
+        Agent::start_after(Some(self.pair.tap.name()), &self.settings, self.folder.path(), kept)
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.folder.path().join("spool")
+    }
+
+    fn ask_s3<T: Send>(&self, work: impl AsyncFnOnce(Client) -> T + Send) -> T {
+        self.pair.tap.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.unwrap_or_else(|cause| panic!("no runtime: {cause}"));
+            runtime.block_on(async { work(self.s3.client()).await })
+        })
+    }
+}
+
+fn median_and_max<'a>(kills: impl Iterator<Item = &'a Kill>) -> (u128, u128) {
+    let mut losses: Vec<_> = kills.map(|kill| kill.loss.as_millis()).collect();
+    losses.sort_unstable();
+    (losses.get(losses.len() / 2).copied().unwrap_or(0), losses.last().copied().unwrap_or(0))
+}
+
+/// While it lives, this thread and the agents that it starts share one processor, and this thread goes first: a watcher that wakes
+/// up kills before the agent's next step, however short that is.
+struct GoFirst(CpuSet);
+
+impl GoFirst {
+    fn begin() -> Self {
+        let before = sched_getaffinity(None).unwrap_or_else(|cause| panic!("which processors there are is not told: {cause}"));
+        let mut one = CpuSet::new();
+        one.set(sched_getcpu());
+        sched_setaffinity(None, &one).unwrap_or_else(|cause| panic!("cannot stay on one processor: {cause}"));
+        // What it starts is not to go first, too.
+        schedule(&["--fifo", "--reset-on-fork"], "1");
+        Self(before)
+    }
+}
+
+/// Sets this thread's priority.
+fn schedule(policy: &[&str], priority: &str) {
+    let thread = gettid().as_raw_nonzero().to_string();
+    let status = Command::new("chrt").args(policy).args(["--pid", priority, &thread]).status();
+    assert!(status.is_ok_and(|status| status.success()), "'chrt' (util-linux) cannot set a priority: this test needs root (CAP_SYS_NICE)");
+}
+
+impl Drop for GoFirst {
+    fn drop(&mut self) {
+        schedule(&["--other"], "0");
+        let _ = sched_setaffinity(None, &self.0);
+    }
+}
+
+/// What happens in the spool.
+struct Watch(OwnedFd);
+
+impl Watch {
+    fn new(spool: &std::path::Path) -> Self {
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC);
+        let watch = watch.unwrap_or_else(|cause| panic!("no inotify: {cause}"));
+        let what = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::MODIFY;
+        inotify::add_watch(&watch, spool, what).unwrap_or_else(|cause| panic!("cannot watch '{}': {cause}", spool.display()));
+        Self(watch)
+    }
+
+    /// Waits for a change, with the file's name, of which `is_it` gives something.
+    fn wait<T>(&self, is_it: impl Fn(Option<Change>, &str) -> Option<T>) -> Option<T> {
+        let end = Instant::now() + COME_TO_POINT;
+        let mut space = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&self.0, &mut space);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let Ok(event) = reader.next() else {
+                let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+                let _ = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&left));
+                continue;
+            };
+            let change =
+                [(ReadFlags::CREATE, Change::Created), (ReadFlags::MOVED_TO, Change::Renamed), (ReadFlags::DELETE, Change::Removed)];
+            let change = change.into_iter().find(|(flag, _)| event.events().contains(*flag)).map(|(_, change)| change);
+            let name = event.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if let Some(found) = is_it(change, &name) {
+                return Some(found);
+            }
+        }
+    }
+}
