@@ -324,7 +324,7 @@ fn fill(on_full: &str, way: Way) -> (BTreeSet<u64>, Vec<Value>, Counters) {
     // Windows go on to end, and their manifests to be written, on a spool that is full.
     if way == Way::Closed {
         let before = bench.manifests_in_spool();
-        let more = |_: &Agent| bench.manifests_in_spool() > before + 1;
+        let more = |_: &mut Agent| bench.manifests_in_spool() > before + 1;
         agent.wait_for("manifests are written though the spool is full", Duration::from_secs(20), more);
     }
     assert!(bench.is_healthy(), "a full spool is nothing that a new instance would cure");

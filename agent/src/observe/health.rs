@@ -376,8 +376,9 @@ mod tests {
 
     #[test]
     fn nothing_but_what_a_new_instance_cures_and_the_end_of_this_one_makes_unhealthy() {
-        let long_ago: fn(&Counters) = |counters| counters.captures.iter().for_each(|pulse| pulse.able_ns.set(1));
-        let cases: [(&str, fn(&Counters)); 4] = [
+        type Happens = fn(&Counters);
+        let long_ago: Happens = |counters| counters.captures.iter().for_each(|pulse| pulse.able_ns.set(1));
+        let cases: [(&str, Happens); 4] = [
             ("leaving", |counters| counters.leaving.set(1)),
             ("capture_stalled", |counters| counters.captures[0].beat_ns.set(1)),
             ("capture_unable", long_ago),

@@ -62,8 +62,7 @@ pub fn while_s3_comes_and_goes(lot: &mut Lot, kills: usize, life: Duration) -> S
         storm.kill_at_random(lot, life, if away { "S3 away" } else { "S3 back" });
     }
     storm.set_away(false);
-    let sum = storm.settle();
-    sum
+    storm.settle()
 }
 
 /// What a kill costs as the agent is set by default: so many agents die when they have come to their own rhythm.

@@ -2,6 +2,8 @@
 //! In: kills and their spools, the sender's log, the bucket. Out: losses by kill, in packets and milliseconds, or what is wrong.
 //! Never: takes the agent's word for anything but its manifests, which are held against the objects.
 
+#![allow(clippy::indexing_slicing)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
