@@ -48,8 +48,6 @@ module "user_data" {
 }
 
 resource "aws_launch_template" "agent" {
-  count = local._balanced ? 1 : 0
-
   name                   = "${var.name}-agent"
   description            = "Capture agent of ${var.name}"
   image_id               = var.fleet.ami_id
@@ -57,6 +55,7 @@ resource "aws_launch_template" "agent" {
   user_data              = base64encode(module.user_data.user_data)
   update_default_version = true
   ebs_optimized          = true
+  vpc_security_group_ids = [aws_security_group.agents.id]
   tags                   = local._tags
 
   iam_instance_profile {
@@ -72,12 +71,6 @@ resource "aws_launch_template" "agent" {
 
   monitoring {
     enabled = true
-  }
-
-  network_interfaces {
-    associate_public_ip_address = false
-    delete_on_termination       = true
-    security_groups             = [aws_security_group.agents.id]
   }
 
   block_device_mappings {
@@ -134,8 +127,8 @@ resource "aws_autoscaling_group" "agents" {
   enabled_metrics           = ["GroupDesiredCapacity", "GroupInServiceInstances", "GroupTerminatingInstances"]
 
   launch_template {
-    id      = aws_launch_template.agent[0].id
-    version = aws_launch_template.agent[0].latest_version
+    id      = aws_launch_template.agent.id
+    version = aws_launch_template.agent.latest_version
   }
 
   # A new instance first, then the old one goes; an agent that protects itself has segments to send and is waited for.

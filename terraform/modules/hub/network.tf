@@ -17,6 +17,11 @@ data "aws_subnet" "existing" {
       condition     = self.availability_zone == each.key && self.vpc_id == var.network.existing.vpc_id
       error_message = "network.existing.subnet_ids: ${each.value} is not a subnet of zone ${each.key} in ${var.network.existing.vpc_id}."
     }
+
+    postcondition {
+      condition     = !self.map_public_ip_on_launch
+      error_message = "network.existing.subnet_ids: ${each.value} gives public addresses to what is launched in it; agents belong in a private subnet."
+    }
   }
 }
 

@@ -29,13 +29,12 @@ output "subnet_ids" {
 }
 
 output "agent" {
-  description = "What an instance needs to be an agent: role, instance profile, security group, settings and user data."
+  description = "What an instance needs to be an agent: role, launch template (image, disks, role, settings), security group; and the text of its settings."
   value = {
-    role_arn              = aws_iam_role.agent.arn
-    instance_profile_name = aws_iam_instance_profile.agent.name
-    security_group_id     = aws_security_group.agents.id
-    settings              = module.user_data.settings
-    user_data             = module.user_data.user_data
+    role_arn           = aws_iam_role.agent.arn
+    security_group_id  = aws_security_group.agents.id
+    launch_template_id = aws_launch_template.agent.id
+    settings           = module.user_data.settings
   }
 
   depends_on = [aws_iam_role_policy.agent, aws_s3_bucket_policy.captures]
