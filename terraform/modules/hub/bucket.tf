@@ -132,7 +132,8 @@ resource "aws_s3_bucket_policy" "captures" {
   bucket = aws_s3_bucket.captures.id
   policy = data.aws_iam_policy_document.bucket.json
 
-  depends_on = [aws_s3_bucket_public_access_block.captures]
+  # AWS refuses a policy that names a role it does not know.
+  depends_on = [aws_iam_role.agent, aws_s3_bucket_public_access_block.captures]
 }
 
 data "aws_iam_policy_document" "bucket" {
@@ -164,7 +165,7 @@ data "aws_iam_policy_document" "bucket" {
 
     principals {
       type        = "AWS"
-      identifiers = [aws_iam_role.agent.arn]
+      identifiers = [local._role_arn]
     }
 
     condition {
@@ -198,7 +199,7 @@ data "aws_iam_policy_document" "bucket" {
 
     principals {
       type        = "AWS"
-      identifiers = [aws_iam_role.agent.arn]
+      identifiers = [local._role_arn]
     }
   }
 }

@@ -8,7 +8,7 @@ resource "aws_vpc_endpoint_service" "captures" {
 
 # Apart from the service: one principal more or less is one resource more or less, and changes nobody else's.
 resource "aws_vpc_endpoint_service_allowed_principal" "spoke" {
-  for_each = local._balanced ? toset(var.endpoint_service.allowed_principals) : []
+  for_each = toset(local._balanced ? var.endpoint_service.allowed_principals : [])
 
   vpc_endpoint_service_id = aws_vpc_endpoint_service.captures[0].id
   principal_arn           = each.value

@@ -16,9 +16,14 @@ data "aws_iam_policy_document" "assumed_by" {
   }
 }
 
-# IAM knows no regions: with one hub for each, the name must say which.
+locals {
+  # IAM knows no regions: with one hub for each, the name must say which. The ARN is spelled, so that a plan shows the policies' text.
+  _role_name = "${var.name}-agent-${local._region}"
+  _role_arn  = "arn:${local._partition}:iam::${local._account}:role/${local._role_name}"
+}
+
 resource "aws_iam_role" "agent" {
-  name                 = "${var.name}-agent-${local._region}"
+  name                 = local._role_name
   description          = "Capture agents of ${var.name}"
   assume_role_policy   = data.aws_iam_policy_document.assumed_by["ec2"].json
   permissions_boundary = var.permissions_boundary_arn

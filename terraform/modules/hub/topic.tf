@@ -21,6 +21,9 @@ resource "aws_sns_topic_subscription" "email" {
 resource "aws_sns_topic_policy" "alerts" {
   arn    = aws_sns_topic.alerts.arn
   policy = data.aws_iam_policy_document.alerts_topic.json
+
+  # AWS refuses a policy that names a role it does not know.
+  depends_on = [aws_iam_role.agent]
 }
 
 data "aws_iam_policy_document" "alerts_topic" {
@@ -31,7 +34,7 @@ data "aws_iam_policy_document" "alerts_topic" {
 
     principals {
       type        = "AWS"
-      identifiers = [aws_iam_role.agent.arn]
+      identifiers = [local._role_arn]
     }
   }
 

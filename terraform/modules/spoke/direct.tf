@@ -37,7 +37,7 @@ resource "aws_lb_target_group" "vxlan" {
 }
 
 resource "aws_lb_target_group_attachment" "agent" {
-  for_each = local._has_nlb ? toset(var.direct_target.agent_addresses) : []
+  for_each = toset(local._has_nlb ? var.direct_target.agent_addresses : [])
 
   target_group_arn = aws_lb_target_group.vxlan[0].arn
   target_id        = each.value
