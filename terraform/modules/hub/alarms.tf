@@ -7,9 +7,11 @@ locals {
     bytes     = "Bytes"
     verified  = "BytesVerified"
     spool     = "SpoolBytes"
-    age       = "OldestUnverifiedSeconds"
+    age       = "OldestUnverified"
     orphans   = "OrphanVolumes"
   }
+
+  _drops = ["DroppedKernel", "DroppedNic", "DroppedEc2", "DroppedMalformed", "DroppedFiltered", "DroppedPolicy"]
 
   _group_dimension = { AutoScalingGroupName = local._group_name }
 

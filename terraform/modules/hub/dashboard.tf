@@ -12,7 +12,7 @@ locals {
       [local._namespace, local._metrics.frames, "AutoScalingGroupName", local._group_name, { stat = "Sum" }],
     ] },
     { title = "Drops by class", metrics = [
-      [{ expression = "SEARCH('{${local._namespace},AutoScalingGroupName,Class} MetricName=\"Drops\" AutoScalingGroupName=\"${local._group_name}\"', 'Sum')" }],
+      for drop in local._drops : [local._namespace, drop, "AutoScalingGroupName", local._group_name, { stat = "Sum" }]
     ] },
     { title = "Spool, bytes and age of the oldest unverified segment", metrics = [
       [local._namespace, local._metrics.spool, "AutoScalingGroupName", local._group_name, { stat = "Sum" }],

@@ -57,6 +57,7 @@ resource "aws_lb_target_group" "agents" {
 }
 
 resource "aws_lb_listener" "gateway" {
+  #checkov:skip=CKV_AWS_2: a gateway listener takes all of IP and has no protocol
   count = local._balanced ? 1 : 0
 
   load_balancer_arn = aws_lb.gateway[0].arn
