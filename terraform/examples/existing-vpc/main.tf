@@ -28,7 +28,7 @@ module "spoke" {
   subnet_ids                 = var.subnet_ids
   gwlb_endpoint_service_name = module.hub.gwlb_endpoint_service_name
   sessions                   = var.sessions
-  alarm_topic_arn            = module.hub.topic_arn
+  alarm                      = { topic_arn = module.hub.topic_arn }
 }
 
 data "aws_caller_identity" "current" {}

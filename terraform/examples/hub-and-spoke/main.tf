@@ -61,7 +61,7 @@ module "spoke_1" {
   subnet_ids                 = module.sources_1.subnet_ids
   gwlb_endpoint_service_name = module.hub.gwlb_endpoint_service_name
   sessions                   = module.sources_1.sessions
-  alarm_topic_arn            = module.hub.topic_arn
+  alarm                      = { topic_arn = module.hub.topic_arn }
 }
 
 module "sources_2" {
@@ -83,5 +83,5 @@ module "spoke_2" {
   subnet_ids                 = module.sources_2.subnet_ids
   gwlb_endpoint_service_name = module.hub.gwlb_endpoint_service_name
   sessions                   = module.sources_2.sessions
-  alarm_topic_arn            = module.hub.topic_arn
+  alarm                      = { topic_arn = module.hub.topic_arn }
 }

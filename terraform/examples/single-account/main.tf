@@ -36,7 +36,7 @@ module "spoke" {
   subnet_ids                 = module.sources.subnet_ids
   gwlb_endpoint_service_name = module.hub.gwlb_endpoint_service_name
   sessions                   = module.sources.sessions
-  alarm_topic_arn            = module.hub.topic_arn
+  alarm                      = { topic_arn = module.hub.topic_arn }
 }
 
 data "aws_caller_identity" "current" {}

@@ -8,5 +8,5 @@ module "spoke" {
   gwlb_endpoint_service_name = var.gwlb_endpoint_service_name
   filter                     = var.filter
   sessions                   = var.sessions
-  alarm_topic_arn            = var.alarm_topic_arn
+  alarm                      = var.alarm_topic_arn == null ? null : { topic_arn = var.alarm_topic_arn }
 }

@@ -182,7 +182,7 @@ resource "aws_autoscaling_policy" "traffic" {
   policy_type            = "TargetTrackingScaling"
 
   target_tracking_configuration {
-    target_value = var.fleet.expected_gbps * 1e9 / 8 * 0.6
+    target_value = var.fleet.expected_gbps * 1000000000 / 8 * 0.6
 
     customized_metric_specification {
       metrics {

@@ -212,7 +212,7 @@ variable "spool" {
 
   validation {
     # MiB/s to Gb/s. What is written must also be read again after an outage, but not at the same speed.
-    condition     = var.spool.throughput_mibs * 8388608 / 1e9 >= var.fleet.expected_gbps
+    condition     = var.spool.throughput_mibs * 8388608 / 1000000000 >= var.fleet.expected_gbps
     error_message = "The spool is slower than the traffic: spool.throughput_mibs must be at least 120 for each Gb/s of fleet.expected_gbps."
   }
 }

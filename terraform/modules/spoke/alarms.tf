@@ -1,6 +1,6 @@
 # In the spoke, for the metric is there: what an endpoint dropped never reaches an agent that could count it.
 resource "aws_cloudwatch_metric_alarm" "endpoint_drops" {
-  for_each = var.alarm_topic_arn == null ? {} : aws_vpc_endpoint.captures
+  for_each = var.alarm == null ? {} : aws_vpc_endpoint.captures
 
   alarm_name          = "${var.name}-endpoint-drops-${each.key}"
   alarm_description   = "The load balancer endpoint ${each.value.id} in ${each.key} drops mirrored packets: its throughput of 10 Gb/s a zone grows with the load up to 100 Gb/s; packets above 8500 bytes are dropped always. What it dropped is in no capture."
@@ -12,8 +12,8 @@ resource "aws_cloudwatch_metric_alarm" "endpoint_drops" {
   comparison_operator = "GreaterThanThreshold"
   threshold           = 0
   treat_missing_data  = "notBreaching"
-  alarm_actions       = [var.alarm_topic_arn]
-  ok_actions          = [var.alarm_topic_arn]
+  alarm_actions       = [var.alarm.topic_arn]
+  ok_actions          = [var.alarm.topic_arn]
   tags                = local._tags
 
   dimensions = {

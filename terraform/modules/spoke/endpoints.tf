@@ -1,5 +1,6 @@
 resource "aws_vpc_endpoint" "captures" {
-  for_each = var.gwlb_endpoint_service_name == null ? {} : var.subnet_ids
+  # Asked of direct_target: the service's name is not known before the hub is made.
+  for_each = var.direct_target == null ? var.subnet_ids : {}
 
   vpc_id            = var.vpc_id
   vpc_endpoint_type = "GatewayLoadBalancer"

@@ -3,7 +3,7 @@ locals {
   _direct = "direct"
 
   # Bytes after the VXLAN header that reach the target uncut (Traffic Mirroring guide, "Limits"; IPv4 sources).
-  _packet_length_max = var.gwlb_endpoint_service_name != null ? 8446 : local._has_nlb ? 8500 : 8947
+  _packet_length_max = var.direct_target == null ? 8446 : local._has_nlb ? 8500 : 8947
 
   _target_ids = merge(
     { for zone, target in aws_ec2_traffic_mirror_target.endpoint : zone => target.id },

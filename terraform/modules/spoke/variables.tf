@@ -179,7 +179,7 @@ variable "sessions" {
   }
 
   validation {
-    condition = var.gwlb_endpoint_service_name == null || alltrue([
+    condition = var.direct_target != null || alltrue([
       for session in values(var.sessions) :
       session.zone == null ? length(var.subnet_ids) == 1 : contains(keys(var.subnet_ids), session.zone)
     ])
@@ -192,14 +192,14 @@ variable "sessions" {
   }
 }
 
-variable "alarm_topic_arn" {
-  description = "ARN of the topic for alarms of this spoke: the hub's topic_arn, where this account is one of alert.alarm_accounts. Null: no alarms."
-  type        = string
+variable "alarm" {
+  description = "Where alarms of this spoke go: the hub's `topic_arn`, where this account is one of its alert.alarm_accounts. Null: no alarms."
+  type        = object({ topic_arn = string })
   default     = null
 
   validation {
-    condition     = var.alarm_topic_arn == null || can(regex("^arn:aws(-cn|-us-gov)?:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+$", var.alarm_topic_arn))
-    error_message = "alarm_topic_arn must be the ARN of a standard SNS topic, or null."
+    condition     = var.alarm == null || can(regex("^arn:aws(-cn|-us-gov)?:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+$", var.alarm.topic_arn))
+    error_message = "alarm.topic_arn must be the ARN of a standard SNS topic."
   }
 }
 

@@ -1,20 +1,6 @@
 # Every wrong value is refused while planning, with a sentence that says what is allowed.
 mock_provider "aws" {
-  mock_data "aws_caller_identity" {
-    defaults = { account_id = "111111111111" }
-  }
-
-  mock_data "aws_region" {
-    defaults = { id = "eu-central-1" }
-  }
-
-  mock_data "aws_availability_zones" {
-    defaults = { names = ["eu-central-1a", "eu-central-1b"] }
-  }
-
-  mock_data "aws_iam_policy_document" {
-    defaults = { json = "{}" }
-  }
+  source = "../../mocks"
 }
 
 variables {

@@ -1,5 +1,7 @@
 # Every wrong value is refused while planning, with a sentence that says what is allowed.
-mock_provider "aws" {}
+mock_provider "aws" {
+  source = "../../mocks"
+}
 
 variables {
   vpc_id                     = "vpc-0123456789abcdef0"
@@ -276,10 +278,10 @@ run "a_topic_that_is_none_is_refused" {
   command = plan
 
   variables {
-    alarm_topic_arn = "alerts"
+    alarm = { topic_arn = "alerts" }
   }
 
-  expect_failures = [var.alarm_topic_arn]
+  expect_failures = [var.alarm]
 }
 
 run "a_name_too_long_for_a_load_balancer_is_refused" {

@@ -1,19 +1,13 @@
 # Everything made, by a mocked provider: what is mirrored, and where it goes.
 mock_provider "aws" {
-  mock_resource "aws_lb" {
-    defaults = { arn = "arn:aws:elasticloadbalancing:eu-central-1:222222222222:loadbalancer/net/tapfleet-vxlan/0" }
-  }
-
-  mock_resource "aws_lb_target_group" {
-    defaults = { arn = "arn:aws:elasticloadbalancing:eu-central-1:222222222222:targetgroup/tapfleet-vxlan/0" }
-  }
+  source = "../../mocks"
 }
 
 variables {
   vpc_id                     = "vpc-0123456789abcdef0"
   gwlb_endpoint_service_name = "com.amazonaws.vpce.eu-central-1.vpce-svc-0123456789abcdef0"
   subnet_ids                 = { "eu-central-1a" = "subnet-0123456789abcdef0", "eu-central-1b" = "subnet-0123456789abcdef1" }
-  alarm_topic_arn            = "arn:aws:sns:eu-central-1:111111111111:tapfleet-alerts"
+  alarm                      = { topic_arn = "arn:aws:sns:eu-central-1:111111111111:tapfleet-alerts" }
 }
 
 run "everything_is_mirrored_by_default_in_both_directions_with_ipv6_and_dns" {
