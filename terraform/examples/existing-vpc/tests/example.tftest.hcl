@@ -15,7 +15,7 @@ run "endpoints_that_are_there_are_not_made" {
   }
 
   assert {
-    condition     = output.bucket == "my-captures-123456789012"
+    condition     = output.topic_arn == "arn:aws:sns:eu-central-1:111111111111:tapfleet-alerts"
     error_message = "The fleet must be made all the same."
   }
 }

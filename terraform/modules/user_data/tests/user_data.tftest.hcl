@@ -60,7 +60,7 @@ run "settings_too_long_for_user_data_are_refused" {
   command = plan
 
   variables {
-    settings = { capture = { filter = join(" or ", [for port in range(2000) : "port ${port}"]) } }
+    settings = { capture = { filter = join(" or ", [for port in range(1000) : "tcp port ${port}"]) } }
   }
 
   expect_failures = [output.settings]
