@@ -353,7 +353,12 @@ impl Shelf {
 }
 
 /// Takes for `time`, then hands over: the sequence numbers in the order they came, and the ring's counts.
-fn take_and_hand_over(mut ring: Ring, time: Duration) -> (Vec<u32>, Losses) {
+fn take_and_hand_over(pair: &Pair, ring: Ring, time: Duration) -> (Vec<u32>, Losses) {
+    // A ring looks for its interface where its thread is.
+    pair.tap.run(|| take_here_and_hand_over(ring, time))
+}
+
+fn take_here_and_hand_over(mut ring: Ring, time: Duration) -> (Vec<u32>, Losses) {
     let (mut seen, mut bytes) = (Vec::new(), Bytes::default());
     let begun = Instant::now();
     let mut told = false;
@@ -409,7 +414,7 @@ fn agents_that_follow_each_other_on_the_same_rings_take_each_frame_once_and_coun
                 stop.store(true, Ordering::Release);
                 thread::sleep(Duration::from_millis(100));
             }
-            let takers: Vec<_> = rings.into_iter().map(|ring| thread::spawn(move || take_and_hand_over(ring, time))).collect();
+            let takers: Vec<_> = rings.into_iter().map(|ring| pair.tap.spawn(move || take_here_and_hand_over(ring, time))).collect();
             for taker in takers {
                 let (taken, losses) = taker.join().unwrap();
                 assert_eq!(losses.drops, 0);
@@ -456,12 +461,12 @@ fn of_a_killed_agents_blocks_those_that_a_recorder_had_begun_are_not_given_again
     std::mem::forget((ring, held));
 
     let ring = shelf.open_all(&pair, &settings).remove(0);
-    let (seen, losses) = take_and_hand_over(ring, Duration::from_millis(100));
+    let (seen, losses) = take_and_hand_over(&pair, ring, Duration::from_millis(100));
     assert_eq!(seen, [3, 4, 5, 6]);
     assert_eq!(losses.packets, 4);
     // And the ring is in order again for the agent after that.
     sender.send(&udp(1, GENEVE, 0, 7, 100));
-    let (seen, losses) = take_and_hand_over(shelf.open_all(&pair, &settings).remove(0), Duration::from_millis(100));
+    let (seen, losses) = take_and_hand_over(&pair, shelf.open_all(&pair, &settings).remove(0), Duration::from_millis(100));
     assert_eq!((seen, losses.packets), (vec![7], 1));
 }
 
@@ -474,13 +479,13 @@ fn a_ring_that_was_full_when_its_agent_went_is_read_on_from_its_oldest_block_and
     // An agent that takes some, so that the oldest block is not the first.
     let ring = shelf.open_all(&pair, &settings).remove(0);
     sender.send(&udp(1, GENEVE, 0, 0, 500));
-    let (seen, first) = take_and_hand_over(ring, Duration::from_millis(100));
+    let (seen, first) = take_and_hand_over(&pair, ring, Duration::from_millis(100));
     assert_eq!(seen, [0]);
     for sequence in 1..5_001 {
         sender.send(&udp(1, GENEVE, 0, sequence, 500));
     }
     thread::sleep(Duration::from_millis(100));
-    let (seen, second) = take_and_hand_over(shelf.open_all(&pair, &settings).remove(0), Duration::from_millis(200));
+    let (seen, second) = take_and_hand_over(&pair, shelf.open_all(&pair, &settings).remove(0), Duration::from_millis(200));
     assert!(seen.len() > 100 && seen.len() < 2_000, "{} frames fit", seen.len());
     assert_eq!(seen, (1..=seen.len() as u32).collect::<Vec<_>>(), "from the oldest on, in order");
     assert!(second.drops > 0);
@@ -514,7 +519,7 @@ fn rings_that_are_not_what_the_settings_ask_for_are_removed_and_made_anew() {
         let pair = Pair::new();
         let shelf = Arc::new(Shelf::default());
         for ring in shelf.open_all(&pair, &fits) {
-            take_and_hand_over(ring, Duration::ZERO);
+            take_and_hand_over(&pair, ring, Duration::ZERO);
         }
         let before = shelf.names();
         assert_eq!(before.len(), 2);
@@ -524,7 +529,7 @@ fn rings_that_are_not_what_the_settings_ask_for_are_removed_and_made_anew() {
         assert_eq!(after.len(), asked.threads, "{what}: {after:?}");
         assert!(before.iter().all(|name| !after.contains(name)), "{what}: {before:?}, {after:?}");
         pair.sender().send(&udp(1, GENEVE, 0, 1, 100));
-        let taken: Vec<u32> = rings.into_iter().flat_map(|ring| take_and_hand_over(ring, Duration::from_millis(100)).0).collect();
+        let taken: Vec<u32> = rings.into_iter().flat_map(|ring| take_and_hand_over(&pair, ring, Duration::from_millis(100)).0).collect();
         assert_eq!(taken, [1], "{what}");
     }
 }

@@ -8,14 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pcap::{Active, Capture, Precision};
-use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::filter::{FRAME_BYTES_MAX, words};
-use super::interface::{self, Watch};
-use super::ring::{self, Group, Membership, RETIREMENT, SETTLED, socket};
+use super::interface;
+use super::live::{self, Hold, Live};
+use super::ring::{self, Group, RETIREMENT, SETTLED, socket};
 use super::{Bytes, Engine, Error, Losses, Owned, OwnedFrame, Settings, Taken};
-use crate::host::clock::{Clock, SECOND_NS, SystemClock};
+use crate::host::clock::SECOND_NS;
 
 /// A batch is full at this many bytes or frames, whatever comes first; libpcap hands over a few frames more.
 const BATCH_BYTES: usize = 1 << 20;
@@ -23,21 +23,10 @@ const BATCH_FRAMES: usize = 4096;
 /// How many frames libpcap hands over between two looks at these limits.
 const DISPATCH_FRAMES: usize = 32;
 
-/// Why nothing more comes.
-#[derive(Debug)]
-enum Ending {
-    Refused,
-    Gone(String),
-}
-
 /// A capture by libpcap on one interface.
 pub struct Libpcap {
     capture: Capture<Active>,
-    membership: Membership,
-    watch: Watch,
-    ending: Option<Ending>,
-    /// Since when no frame came, once there is an ending.
-    still_since: Instant,
+    hold: Hold,
     losses: Losses,
     /// libpcap's counts at the last reading; 32 bits each.
     counted: (u32, u32),
@@ -71,15 +60,7 @@ impl Libpcap {
         discard(&mut capture, interface)?;
         let counted = capture.stats().map_err(failed)?;
         let membership = Group::join(group, &capture, link.index, interface)?;
-        Ok(Self {
-            capture,
-            membership,
-            watch: Watch::new(link),
-            ending: None,
-            still_since: Instant::now(),
-            losses: Losses::default(),
-            counted: (counted.received, counted.dropped),
-        })
+        Ok(Self { capture, hold: Hold::new(membership, link), losses: Losses::default(), counted: (counted.received, counted.dropped) })
     }
 
     /// Copies what is there, up to a batch; true when there was something.
@@ -87,92 +68,49 @@ impl Libpcap {
         while owned.data.len() < BATCH_BYTES && owned.frames.len() < BATCH_FRAMES {
             match self.capture.dispatch(Some(DISPATCH_FRAMES), |packet| append(owned, &packet)) {
                 Ok(0) => break,
-                Ok(_) => self.still_since = Instant::now(),
+                Ok(_) => self.hold.came(),
                 Err(cause) => {
                     // libpcap reads the socket's error away when the interface goes.
-                    self.gone(self.watch.why_gone());
-                    tracing::debug!(cause = words(&cause), interface = self.watch.name(), "libpcap stopped");
+                    self.hold.gone();
+                    tracing::debug!(cause = words(&cause), interface = self.hold.name(), "libpcap stopped");
                     break;
                 }
             }
         }
         Ok(!owned.frames.is_empty())
     }
+}
 
-    fn gone(&mut self, cause: String) {
-        self.membership.leave(&cause);
-        self.end(Ending::Gone(cause));
+impl Live for Libpcap {
+    fn hold(&mut self) -> &mut Hold {
+        &mut self.hold
     }
 
-    fn end(&mut self, ending: Ending) {
-        if self.ending.is_none() {
-            self.still_since = Instant::now();
-            self.ending = Some(ending);
-        }
-    }
-
-    /// What is to be said when everything the kernel took has been given.
-    fn ended(&self) -> Option<Result<Taken, Error>> {
-        let ending = self.ending.as_ref()?;
-        if self.still_since.elapsed() < SETTLED {
-            return None;
-        }
-        Some(match ending {
-            Ending::Refused => Ok(Taken::End),
-            Ending::Gone(cause) => Err(Error::Gone { interface: self.watch.name().to_owned(), cause: cause.clone() }),
-        })
-    }
-
-    /// Notes when the interface is gone, by the kernel's word, another member's, or our own look.
-    fn look_at_interface(&mut self, error: Option<Errno>) -> Result<(), Error> {
-        let cause = match error {
-            Some(Errno::NETDOWN | Errno::NODEV | Errno::NXIO) => Some(self.watch.why_gone()),
-            Some(cause) => return Err(system("wait for frames of", self.watch.name(), &cause)),
-            None => self.membership.others_left().or_else(|| self.watch.look()),
-        };
-        if let Some(cause) = cause {
-            self.gone(cause);
-        }
-        Ok(())
+    fn give(&mut self, bytes: &mut Bytes) -> Result<bool, Error> {
+        // Before libpcap reads the error away and goes on as if nothing had been.
+        let error = socket::pending_error(self.capture.as_fd());
+        self.hold.look(error.map_err(|cause| system("read the state of", self.hold.name(), &cause))?)?;
+        self.copy(bytes.refill())
     }
 
     fn wait(&mut self, wait: Duration) -> Result<(), Error> {
-        if self.ending.is_some() {
+        if self.hold.has_ended() {
             thread::sleep(wait.min(RETIREMENT / 4));
             return Ok(());
         }
         let ready = socket::poll_once(self.capture.as_fd(), wait);
-        let ready = ready.map_err(|cause| system("wait for frames of", self.watch.name(), &cause))?;
-        self.look_at_interface(ready.error)
+        let ready = ready.map_err(|cause| system("wait for frames of", self.hold.name(), &cause))?;
+        self.hold.look(ready.error)
     }
 }
 
 impl Engine for Libpcap {
     fn take(&mut self, bytes: &mut Bytes, wait: Duration) -> Result<Taken, Error> {
-        let owned = bytes.refill();
-        self.membership.arm_if_late()?;
-        // Before libpcap reads the error away and goes on as if nothing had been.
-        let error = socket::pending_error(self.capture.as_fd());
-        self.look_at_interface(error.map_err(|cause| system("read the state of", self.watch.name(), &cause))?)?;
-        let mut waited = false;
-        loop {
-            let before_ns = SystemClock.now().wall_ns;
-            if self.copy(owned)? {
-                return Ok(Taken::Frames);
-            }
-            if let Some(end) = self.ended() {
-                return end;
-            }
-            if waited {
-                return Ok(Taken::Quiet { complete_until_ns: before_ns.saturating_sub(SETTLED.as_nanos() as u64) });
-            }
-            self.wait(wait)?;
-            waited = true;
-        }
+        live::take(self, bytes, wait)
     }
 
     fn losses(&mut self) -> Result<Losses, Error> {
-        let now = self.capture.stats().map_err(|cause| system("read the packet counters of", self.watch.name(), &cause))?;
+        let now = self.capture.stats().map_err(|cause| system("read the packet counters of", self.hold.name(), &cause))?;
         let (packets, drops) = self.counted;
         self.losses.packets += u64::from(now.received.wrapping_sub(packets));
         self.losses.drops += u64::from(now.dropped.wrapping_sub(drops));
@@ -181,9 +119,9 @@ impl Engine for Libpcap {
     }
 
     fn refuse_more(&mut self) -> Result<(), Error> {
-        self.membership.disarm();
-        ring::refuse_all(&self.capture, self.watch.name())?;
-        self.end(Ending::Refused);
+        self.hold.disarm();
+        ring::refuse_all(&self.capture, self.hold.name())?;
+        self.hold.refused();
         Ok(())
     }
 }

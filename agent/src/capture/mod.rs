@@ -17,6 +17,7 @@ pub mod filter;
 pub mod interface;
 pub mod keeper;
 pub mod libpcap;
+mod live;
 pub mod merge;
 pub mod origins;
 pub mod ring;

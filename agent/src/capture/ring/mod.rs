@@ -10,7 +10,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
-use rustix::io::Errno;
 
 pub use self::block::Block;
 pub use self::group::Group;
@@ -20,9 +19,9 @@ use self::handover::Left;
 pub use self::handover::Shelf;
 use self::map::Map;
 use self::socket::{Ready, Socket};
-use super::interface::{self, Watch};
+use super::interface;
+use super::live::{self, Hold, Live};
 use super::{Bytes, Engine, Error, Losses, Settings, Taken};
-use crate::host::clock::{Clock, SystemClock};
 use crate::host::nic::Link;
 
 mod block;
@@ -61,32 +60,16 @@ fn geometry(ring_bytes: usize) -> (usize, usize) {
     (block, (ring_bytes / block).max(BLOCKS_MIN))
 }
 
-/// Why nothing more comes, and since when.
-#[derive(Debug)]
-enum Ending {
-    /// We were told to take no more.
-    Refused,
-    /// The interface is gone.
-    Gone(String),
-    /// The next agent goes on; we still take what was in the ring when we were told to stop.
-    Left {
-        /// So many frames in all, since the ring was made.
-        until: u64,
-    },
-}
-
 /// A ring of the kernel's on one interface.
 #[derive(Debug)]
 pub struct Ring {
     map: Arc<Map>,
     socket: Arc<Socket>,
-    membership: Membership,
-    watch: Watch,
+    hold: Hold,
     /// The block that the kernel closes next.
     next: usize,
-    ending: Option<Ending>,
-    /// Since when no block came, once there is an ending.
-    still_since: Instant,
+    /// Another agent goes on after so many frames in all, since the ring was made.
+    left_at: Option<u64>,
     kept: Option<Kept>,
     /// Frames given by this process and those before, since the ring was made.
     given: u64,
@@ -143,11 +126,9 @@ impl Ring {
         Self {
             map: Arc::new(map),
             socket: Arc::new(socket),
-            membership,
-            watch: Watch::new(link),
+            hold: Hold::new(membership, link),
             next: 0,
-            ending: None,
-            still_since: Instant::now(),
+            left_at: None,
             kept,
             given: 0,
             given_before: 0,
@@ -168,7 +149,7 @@ impl Ring {
         loop {
             let block = Block::take(&self.map, self.next)?;
             self.next = (self.next + 1) % self.map.blocks();
-            self.still_since = Instant::now();
+            self.hold.came();
             self.given += u64::from(block.frames());
             if !block.is_empty() {
                 return Some(block);
@@ -176,71 +157,45 @@ impl Ring {
         }
     }
 
-    /// What is to be said when everything the kernel took has been given.
-    fn ended(&self) -> Option<Result<Taken, Error>> {
-        let ending = self.ending.as_ref()?;
-        let patience = if matches!(ending, Ending::Left { .. }) { LEAVE_AFTER } else { SETTLED };
-        if self.still_since.elapsed() < patience {
-            return None;
-        }
-        Some(match ending {
-            Ending::Refused | Ending::Left { .. } => Ok(Taken::End),
-            Ending::Gone(cause) => Err(Error::Gone { interface: self.watch.name().to_owned(), cause: cause.clone() }),
-        })
-    }
-
-    fn end(&mut self, ending: Ending) {
-        if self.ending.is_none() {
-            self.still_since = Instant::now();
-            self.ending = Some(ending);
-        }
-    }
-
     /// Reads the kernel's counters, which sets them back to 0, and adds them up where the next agent finds them.
     fn read_counters(&mut self) -> Result<(), Error> {
-        let since = self.socket.statistics(self.watch.name())?;
+        let since = self.socket.statistics(self.hold.name())?;
         let drops = u64::from(since.tp_drops);
         self.counted = self.map.count(u64::from(since.tp_packets).saturating_sub(drops));
         self.drops += drops;
         self.freezes += u64::from(since.tp_freeze_q_cnt);
         Ok(())
     }
+}
 
-    fn has_left(&self) -> bool {
-        matches!(self.ending, Some(Ending::Left { .. }))
+impl Live for Ring {
+    fn hold(&mut self) -> &mut Hold {
+        &mut self.hold
     }
 
-    /// Notes when the interface is gone, by the kernel's word, another member's, or our own look.
-    fn look_at_interface(&mut self, error: Option<Errno>) -> Result<(), Error> {
-        let cause = match error {
-            Some(Errno::NETDOWN | Errno::NODEV | Errno::NXIO) => Some(self.watch.why_gone()),
-            Some(cause) => {
-                return Err(Error::System {
-                    act: "read the packet ring of",
-                    thing: self.watch.name().to_owned(),
-                    cause: cause.to_string(),
-                });
-            }
-            None => self.membership.others_left().or_else(|| self.watch.look()),
-        };
-        if let Some(cause) = cause {
-            self.membership.leave(&cause);
-            self.end(Ending::Gone(cause));
+    fn give(&mut self, bytes: &mut Bytes) -> Result<bool, Error> {
+        if self.left_at.is_some_and(|until| self.given >= until) {
+            self.hold.settle();
+            return Ok(false);
         }
-        Ok(())
+        let block = self.next_block();
+        let given = block.is_some();
+        if let Some(block) = block {
+            bytes.lend(block);
+        }
+        Ok(given)
     }
 
-    /// Waits until a block is closed, at most `wait`.
     fn wait(&mut self, wait: Duration) -> Result<(), Error> {
-        let deadline = Instant::now() + if self.ending.is_some() { wait.min(RETIREMENT) } else { wait };
+        let deadline = Instant::now() + if self.hold.has_ended() { wait.min(RETIREMENT) } else { wait };
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let Ready { flags, error } = self.socket.poll(left, self.watch.name())?;
-            self.look_at_interface(error)?;
+            let Ready { flags, error } = self.socket.poll(left, self.hold.name())?;
+            self.hold.look(error)?;
             if left.is_zero() || self.map.is_closed(self.next) {
                 return Ok(());
             }
-            if !flags.is_empty() && (self.ending.is_some() || flags.contains(PollFlags::IN)) {
+            if !flags.is_empty() && (self.hold.has_ended() || flags.contains(PollFlags::IN)) {
                 thread::sleep(HELD_PAUSE.min(left));
             }
         }
@@ -249,59 +204,40 @@ impl Ring {
 
 impl Engine for Ring {
     fn take(&mut self, bytes: &mut Bytes, wait: Duration) -> Result<Taken, Error> {
-        bytes.release();
-        self.membership.arm_if_late()?;
-        let mut waited = false;
-        loop {
-            if matches!(self.ending, Some(Ending::Left { until }) if self.given >= until) {
-                return Ok(Taken::End);
-            }
-            let before_ns = SystemClock.now().wall_ns;
-            if let Some(block) = self.next_block() {
-                bytes.lend(block);
-                return Ok(Taken::Frames);
-            }
-            if let Some(end) = self.ended() {
-                return end;
-            }
-            if waited {
-                return Ok(Taken::Quiet { complete_until_ns: before_ns.saturating_sub(SETTLED.as_nanos() as u64) });
-            }
-            self.wait(wait)?;
-            waited = true;
-        }
+        live::take(self, bytes, wait)
     }
 
     fn losses(&mut self) -> Result<Losses, Error> {
-        if !self.has_left() {
+        if self.left_at.is_none() {
             self.read_counters()?;
         }
         // One who leaves has taken some frames that the kernel has not told of yet, and the next agent, to whom it will tell, does not
         // count them: each frame is counted by who gives it.
-        let counted = if self.has_left() { self.given } else { self.counted };
+        let counted = if self.left_at.is_some() { self.given } else { self.counted };
         Ok(Losses { packets: counted.saturating_sub(self.given_before) + self.drops, drops: self.drops, freezes: self.freezes })
     }
 
     fn refuse_more(&mut self) -> Result<(), Error> {
-        self.membership.disarm();
-        refuse_all(&self.socket, self.watch.name())?;
-        self.end(Ending::Refused);
+        self.hold.disarm();
+        refuse_all(&self.socket, self.hold.name())?;
+        self.hold.refused();
         Ok(())
     }
 
     fn hand_over(&mut self) -> Result<(), Error> {
-        if self.kept.is_none() || self.ending.is_some() {
+        if self.kept.is_none() || self.hold.has_ended() {
             return self.refuse_more();
         }
         self.read_counters()?;
-        self.end(Ending::Left { until: self.counted });
+        self.left_at = Some(self.counted);
+        self.hold.left(LEAVE_AFTER);
         Ok(())
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        if self.has_left() {
+        if self.left_at.is_some() {
             return;
         }
         if let Some(kept) = &self.kept {
@@ -309,8 +245,8 @@ impl Drop for Ring {
         }
         // The mapping, and with it the kernel's side of the socket, lives until the last block is given back. What would enter it
         // meanwhile nobody could read.
-        self.membership.disarm();
-        if let Err(error) = refuse_all(&self.socket, self.watch.name()) {
+        self.hold.disarm();
+        if let Err(error) = refuse_all(&self.socket, self.hold.name()) {
             tracing::warn!(%error, "the kernel goes on filling a packet ring that is closed");
         }
     }
