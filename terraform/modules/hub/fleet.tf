@@ -74,7 +74,7 @@ resource "aws_launch_template" "agent" {
   }
 
   block_device_mappings {
-    device_name = "/dev/xvda"
+    device_name = var.fleet.root_device
 
     ebs {
       encrypted             = true

@@ -80,7 +80,8 @@ variable "network" {
 
 variable "fleet" {
   description = <<-EOT
-    The instances. `ami_id`: the image with the agent. `expected_gbps`: mirrored traffic that one instance takes at its peak,
+    The instances. `ami_id`: the image with the agent; `root_device`: the name of its root disk (Ubuntu: /dev/sda1), for another
+    one would be a second empty disk beside the spool. `expected_gbps`: mirrored traffic that one instance takes at its peak,
     in Gb/s; scaling aims at 60 % of it, and as much goes out again to S3, so that the type's network must carry twice that.
     `warm_up_seconds`: from launch to healthy. `min_size` should be at least the number of zones with mirrored sources,
     or cross-zone balancing on.
@@ -92,6 +93,7 @@ variable "fleet" {
     max_size        = optional(number, 4)
     expected_gbps   = optional(number, 1)
     warm_up_seconds = optional(number, 120)
+    root_device     = optional(string, "/dev/xvda")
     root_gib        = optional(number, 16)
   })
 
@@ -121,6 +123,11 @@ variable "fleet" {
   validation {
     condition     = var.fleet.warm_up_seconds >= 30 && var.fleet.warm_up_seconds <= 3600
     error_message = "fleet.warm_up_seconds must be from 30 to 3600."
+  }
+
+  validation {
+    condition     = can(regex("^/dev/(xvda|sda1)$", var.fleet.root_device))
+    error_message = "fleet.root_device must be the name of the image's root disk: /dev/xvda or /dev/sda1."
   }
 
   validation {

@@ -231,6 +231,16 @@ run "an_image_that_is_none_is_refused" {
   expect_failures = [var.fleet]
 }
 
+run "a_root_disk_that_could_be_the_spool_is_refused" {
+  command = plan
+
+  variables {
+    fleet = { ami_id = "ami-0123456789abcdef0", root_device = "/dev/sdf" }
+  }
+
+  expect_failures = [var.fleet]
+}
+
 run "an_unknown_stickiness_is_refused" {
   command = plan
 
