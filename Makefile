@@ -30,7 +30,8 @@ lint: system tools  ## format, clippy, licences and bans of dependencies, script
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(TOOLS) cargo deny --log-level error check bans licenses sources
 	@$(TOOLS) tests/advisories.sh
-	shellcheck .ci/run tests/*.sh tests/setup/*.sh
+	shellcheck .ci/run tests/*.sh tests/setup/*.sh terraform/modules/*/*.sh.tftpl
+	@"$$(tests/setup/terraform.sh)" -chdir=terraform fmt -check -recursive
 
 fuzz: system tools  ## any bytes into the decoder, for a minute
 	$(TOOLS) RUSTC_BOOTSTRAP=1 cargo fuzz run decap -- -max_total_time=60

@@ -1,0 +1,32 @@
+mock_provider "aws" {
+  alias  = "hub"
+  source = "../../mocks"
+}
+
+mock_provider "aws" {
+  alias  = "spoke_1"
+  source = "../../mocks"
+}
+
+mock_provider "aws" {
+  alias  = "spoke_2"
+  source = "../../mocks"
+}
+
+run "the_example_can_be_made_as_it_stands" {
+  assert {
+    condition     = alltrue([for spoke in ["spoke_1", "spoke_2"] : toset(keys(output.sessions[spoke])) == toset(["source-1", "source-2"])])
+    error_message = "Each demo source of each spoke must be mirrored."
+  }
+}
+
+run "a_spoke_of_its_own_root_is_one_entry_more" {
+  variables {
+    spoke_accounts = { payments = "444444444444" }
+  }
+
+  assert {
+    condition     = contains(values(local._spoke_accounts), "444444444444")
+    error_message = "The account may not make endpoints."
+  }
+}
