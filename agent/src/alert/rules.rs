@@ -120,7 +120,7 @@ troubles! {
     /// The spool's disk refuses what is written, or does not answer.
     SpoolRefused = "spool_refused", "the spool's disk takes nothing",
         "Packets wait in memory, and are lost when that is full.",
-        "Look at the log for the cause and at the volume in EC2: is it attached, writable, without errors?";
+        "Look at the log for the cause, and at the volume in EC2: it must be attached, writable and without errors.";
     /// The wall clock stepped.
     ClockStepped = "clock_stepped", "the clock has stepped",
         "Times of packets before and after cannot be compared; the open capture was closed and a new one begun.",
