@@ -906,7 +906,7 @@ async fn the_status_object_says_what_is_unsent_and_then_that_nothing_is() {
     assert!(poison.last_error.as_ref().unwrap().contains("manifest"), "{poison:?}");
     assert_eq!((other.capture_id.as_str(), other.parts_sent, other.poison), (growing.id.as_str(), 1, false));
     assert_eq!((other.key.as_ref(), other.last_error.as_ref()), (Some(&self::key()), None));
-    assert_eq!(status.spool_bytes, 9 * MIB as u64 + 77);
+    assert_eq!(status.bytes, 9 * MIB as u64 + 77);
 
     // A person mends the one; a restart tries it at once.
     running.stop().await;
@@ -915,7 +915,7 @@ async fn the_status_object_says_what_is_unsent_and_then_that_nothing_is() {
     let running = Running::start_with(&bench, bench.own_settings(), bench.store().await, Reserved::default());
     until("an empty spool", || bench.files().is_empty().then_some(())).await;
     let status = told(|status| status.segments == 0).await;
-    assert_eq!((status.poison, status.spool_bytes, status.unsent.len()), (0, 0, 0));
+    assert_eq!((status.poison, status.bytes, status.unsent.len()), (0, 0, 0));
     running.stop().await;
 }
 

@@ -283,7 +283,7 @@ impl<S: Store> Rounds<S> {
         }
         (self.status_due, self.unsent_told) = (now + STATUS_EVERY, !listed.is_empty());
         let unsent = listed.iter().map(|listing| self.unsent(listing)).collect();
-        let status = Status::new(instance, wall_clock(), self.way.counters.spool_bytes.get(), unsent);
+        let status = Status::new(instance, wall_clock(), unsent);
         self.telling.spawn(tell(self.way.clone(), self.settings.bucket.clone(), status));
     }
 

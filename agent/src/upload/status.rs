@@ -26,8 +26,8 @@ pub struct Status {
     pub agent_version: String,
     /// When.
     pub time: Stamp,
-    /// Bytes of segments in the spool.
-    pub spool_bytes: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
     /// Segments that are not confirmed; 0: all is in S3.
     pub segments: usize,
     /// Of those, poison.
@@ -58,7 +58,8 @@ pub struct Unsent {
 impl Status {
     /// Of an instance at a time.
     #[must_use]
-    pub fn new(instance: &str, time: Stamp, spool_bytes: u64, mut unsent: Vec<Unsent>) -> Self {
+    pub fn new(instance: &str, time: Stamp, mut unsent: Vec<Unsent>) -> Self {
+        let bytes = unsent.iter().map(|unsent| unsent.bytes).sum();
         let (segments, poison) = (unsent.len(), unsent.iter().filter(|unsent| unsent.poison).count());
         unsent.sort_by(|a, b| b.poison.cmp(&a.poison).then_with(|| a.capture_id.cmp(&b.capture_id)));
         unsent.truncate(LISTED_MAX);
@@ -70,7 +71,7 @@ impl Status {
             instance: instance.into(),
             agent_version: env!("CARGO_PKG_VERSION").into(),
             time,
-            spool_bytes,
+            bytes,
             segments,
             poison,
             unsent,
@@ -99,7 +100,7 @@ mod tests {
             last_error: Some("ä".repeat(100_000)),
             poison: n == 5000,
         };
-        let status = Status::new("i-1", Stamp(1_795_306_500_000_000_000), 10_000, (0..10_000).map(unsent).collect());
+        let status = Status::new("i-1", Stamp(1_795_306_500_000_000_000), (0..10_000).map(unsent).collect());
         assert_eq!((status.segments, status.poison, status.unsent.len()), (10_000, 1, LISTED_MAX));
         let first: Vec<_> = status.unsent.iter().take(2).map(|unsent| unsent.capture_id.trim_start_matches('0')).collect();
         assert_eq!(first, ["5000", ""]);
