@@ -568,7 +568,8 @@ fn a_stop_does_not_wait_for_the_salvage_of_a_long_segment() {
     let long = fs::File::create(bench.path(&format!("spool/{id}.pcap"))).unwrap();
     long.write_all_at(&tapfleet::record::pcap::file_header(Precision::Nano, 262_144), 0).unwrap();
     long.set_len(1 << 40).unwrap();
-    let mut agent = bench.start(&bench.hopeless());
+    // The budget goes by the lengths of files.
+    let mut agent = bench.start(&bench.hopeless().set("spool.max_bytes", 1i64 << 41));
     bench.send(0, FRAMES, 100);
     agent.wait_counters("the frames are written", Duration::from_secs(10), |counters| counters.get("frames_written") == FRAMES);
     let status = agent.stop(STOP);
