@@ -92,9 +92,8 @@ fn an_agent_whose_disk_is_full_stops_when_told_and_damages_no_file() {
     let disk = SmallDisk::new(&bench.spool(), "8m");
     let settings = bench.settings().set("spool.max_bytes", "1GiB");
     let mut agent = bench.start(&settings);
-    // Over 64 MiB: no buffer is left between the recorder and the disk.
     bench.pair.source.run(|| Flood { padding: 8000, ..Flood::new() }.send(15_000));
-    agent.wait_for("it says that the disk is full", Duration::from_secs(10), |agent| agent.log().contains("trying again"));
+    agent.wait_counters("frames are dropped", Duration::from_secs(10), |counters| counters.reason("drops", "spool_full") > 0);
     thread::sleep(Duration::from_secs(1));
     assert!(agent.stop(STOP).success());
 
@@ -106,7 +105,7 @@ fn an_agent_whose_disk_is_full_stops_when_told_and_damages_no_file() {
     let capture = manifests.iter().find(|manifest| manifest["kind"] == "capture").unwrap();
     let numbers: Vec<u64> = bench.captures().iter().flat_map(|file| records(file)).map(|record| sequence(&record.bytes)).collect();
     assert!(!numbers.is_empty());
-    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "the file has a hole");
+    assert!(numbers.is_sorted_by(|a, b| a < b), "a frame stands twice or out of order");
     assert_eq!(capture["frames"], numbers.len(), "the manifest says what the file holds");
 }
 
