@@ -23,6 +23,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("upload/s3.rs", "head_object", &["s3:GetObject", "s3:ListBucket"]),
     ("upload/s3.rs", "create_multipart_upload", &["s3:PutObject", "kms:GenerateDataKey"]),
     ("upload/s3.rs", "upload_part", &["s3:PutObject", "kms:Decrypt"]),
+    ("upload/s3.rs", "list_multipart_uploads", &["s3:ListBucketMultipartUploads"]),
     ("upload/s3.rs", "list_parts", &["s3:ListMultipartUploadParts"]),
     ("upload/s3.rs", "complete_multipart_upload", &["s3:PutObject"]),
     ("upload/s3.rs", "abort_multipart_upload", &["s3:AbortMultipartUpload"]),

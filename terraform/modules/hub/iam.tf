@@ -58,10 +58,11 @@ data "aws_iam_policy_document" "agent" {
     resources = [local._capture_keys]
   }
 
-  # Without it S3 answers 403 instead of 404 for a key that is free.
+  # Without ListBucket S3 answers 403 instead of 404 for a key that is free; without the other an agent does not find uploads that a
+  # crash left, and they cost until the bucket aborts them.
   statement {
     sid       = "TellAbsentFromDenied"
-    actions   = ["s3:ListBucket"]
+    actions   = ["s3:ListBucket", "s3:ListBucketMultipartUploads"]
     resources = [local._bucket_arn]
   }
 
