@@ -211,7 +211,11 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         }
     }
     if leaves {
-        drain(&folder, settings.lifecycle.shutdown, &counters).await;
+        tokio::select! {
+            () = drain(&folder, settings.lifecycle.shutdown, &counters) => {}
+            // Nothing is sent any more that could be waited for.
+            _ = died(&mut uploads), if !uploader_died => uploader_died = true,
+        }
     }
     // The receivers are gone when uploader and alerts have died, and then there is nothing to stop.
     let _ = stop.send(true);

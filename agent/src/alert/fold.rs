@@ -132,6 +132,7 @@ pub struct Fold {
     clear_ns: BTreeMap<Trouble, u64>,
     /// When each may be repeated, monotonic: a wall clock that steps forward does not bring the next repeat.
     due_ns: BTreeMap<Trouble, u64>,
+    /// What was lost when the state was last worth keeping.
     losses: Losses,
     kept_ns: u64,
 }
@@ -147,7 +148,6 @@ impl Fold {
     /// nothing begins and nothing is repeated; what has begun can end.
     pub fn fold(&mut self, state: &mut State, verdicts: &[(Trouble, Verdict)], losses: Losses, now: Now, room: bool) -> (Vec<News>, bool) {
         let lost = losses.since(self.losses);
-        self.losses = losses;
         let mut news = Vec::new();
         for (trouble, verdict) in verdicts {
             // What is lost while a trouble is on belongs to it, whatever its cause; so does what made it begin.
@@ -169,6 +169,16 @@ impl Fold {
         let keep = !news.is_empty() || (losses_are_due && now.monotonic_ns >= self.kept_ns.saturating_add(KEEP_LOSSES_NS));
         if keep {
             self.kept_ns = now.monotonic_ns;
+        }
+        if keep || state.open.is_empty() {
+            self.losses = losses;
+        } else {
+            // This state is not kept, and the next one may be read from the disk again: that gets all that was lost until then.
+            for (trouble, _) in verdicts {
+                if let Some(open) = state.open.get_mut(trouble.name()) {
+                    open.losses = open.losses.since(lost);
+                }
+            }
         }
         (news, keep)
     }
