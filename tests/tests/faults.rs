@@ -278,6 +278,20 @@ async fn a_completion_that_is_refused_is_settled_and_the_segment_arrives_under_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_that_is_done_after_the_upload_was_given_up_is_no_object_of_somebody_else() {
+    let bench = Bench::whole().await;
+    bench.server.fail(Op::Complete, 1..=1, Fault::DoAndRefuse(409, "ConditionalRequestConflict"));
+    // Of the key it is asked before the creation, after the refusal, and before the second creation.
+    bench.server.fail(Op::Head, 2..=2, Fault::Refuse(404, "NoSuchKey"));
+    bench.server.fail(Op::Head, 3..=4, Fault::NoMetadata);
+    let running = bench.start();
+    bench.arrives_at(&first_key()).await;
+    running.kill().await;
+    assert_eq!((bench.server.hit(), bench.counters.key_collisions.get(), bench.server.calls(Op::Create)), (4, 0, 1));
+    bench.assert_no_upload_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_the_store_forgets_is_begun_anew_from_the_spool() {
     each(vec![row(Op::Part, 2..=2, Fault::ForgetUpload, 2), row(Op::Complete, 1..=1, Fault::ForgetUpload, 2)]).await;
 }

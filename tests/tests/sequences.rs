@@ -197,6 +197,13 @@ impl Model {
         })
     }
 
+    /// What the uploader says of itself.
+    fn status(&self) -> String {
+        let objects = self.objects.lock().unwrap();
+        let status = objects.objects.iter().find(|(key, _)| key.starts_with("status/"));
+        status.map_or_else(|| "no status".into(), |(_, object)| String::from_utf8_lossy(&object.content.data).into_owned())
+    }
+
     fn now_ns(&self) -> u64 {
         self.begun_ns + self.begun.elapsed().as_nanos() as u64
     }
@@ -555,7 +562,7 @@ async fn sequence(seed: u64) -> Tally {
         }
         sleep(Duration::from_secs(180)).await;
     });
-    assert!(emptied.await.is_ok(), "{CALM:?} after the last fault the spool still holds {:?}", spool.files());
+    assert!(emptied.await.is_ok(), "{CALM:?} after the last fault the spool still holds {:?}: {}", spool.files(), model.status());
     life.kill().await;
     assert_all_arrived(&model).await;
     let calls = model.calls.lock().unwrap().values().sum();
