@@ -4,7 +4,7 @@
 //! spool after each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::FileExt;
@@ -314,12 +314,17 @@ impl Store for Model {
             version_id: None,
             capture_id: object.metadata.get("capture-id").cloned(),
         };
+        let truth = found.clone();
         match fault {
             Some(Fault::WrongSize) => found.bytes += 1,
             Some(Fault::WrongChecksum) => found.crc64nvme = found.crc64nvme.map(|sum| sum ^ 1),
             Some(Fault::NoChecksum) => found.crc64nvme = None,
             Some(Fault::NoMetadata) => found.capture_id = None,
             _ => {}
+        }
+        // A manifest has no capture id that could be kept back.
+        if found == truth {
+            self.spool.confirmed.lock().unwrap().insert(place.key.clone());
         }
         Ok(found)
     }
@@ -403,6 +408,8 @@ struct Spool {
     dir: Arc<tempfile::TempDir>,
     recorded: Arc<Mutex<BTreeMap<String, Recorded>>>,
     marks: Arc<Mutex<HashMap<PathBuf, u64>>>,
+    /// Keys of objects of which S3 told the truth.
+    confirmed: Arc<Mutex<BTreeSet<String>>>,
     /// How promise 3 was broken.
     broken: Arc<Mutex<Vec<String>>>,
 }
@@ -416,7 +423,7 @@ fn empty_folder() -> Arc<tempfile::TempDir> {
 
 impl Spool {
     fn new(dir: Arc<tempfile::TempDir>) -> Self {
-        Self { dir, recorded: Arc::default(), marks: Arc::default(), broken: Arc::default() }
+        Self { dir, recorded: Arc::default(), marks: Arc::default(), confirmed: Arc::default(), broken: Arc::default() }
     }
 
     /// The folder, once what held it has been dropped.
@@ -462,16 +469,19 @@ impl Spool {
         }
     }
 
-    /// Promise 3: what is not in the folder any more is in S3, and so is its manifest.
+    /// Promise 3: what is not in the folder any more is in S3, and so is its manifest, and S3 has said so of both.
     fn check(&self, objects: &Objects) {
-        let mut broken = self.broken.lock().unwrap();
+        let (mut broken, confirmed) = (self.broken.lock().unwrap(), self.confirmed.lock().unwrap());
         for (id, recorded) in self.recorded.lock().unwrap().iter() {
             let Some((bytes, crc64nvme)) = recorded.whole.filter(|_| !recorded.segment.is_there()) else { continue };
             if !objects.objects.contains_key(&manifest_key(id)) {
                 broken.push(format!("{id} has left the spool without its manifest"));
             }
-            let ours = objects.objects.values().filter(|object| object.metadata.get("capture-id") == Some(id));
-            let ours: Vec<_> = ours.map(|object| (object.content.bytes, object.content.crc64nvme)).collect();
+            let ours = objects.objects.iter().filter(|(_, object)| object.metadata.get("capture-id") == Some(id));
+            for key in ours.clone().map(|(key, _)| key).chain([&manifest_key(id)]).filter(|key| !confirmed.contains(*key)) {
+                broken.push(format!("{id} has left the spool before S3 confirmed '{key}'"));
+            }
+            let ours: Vec<_> = ours.map(|(_, object)| (object.content.bytes, object.content.crc64nvme)).collect();
             if recorded.segment.kind != Kind::Idle && ours != [(bytes, crc64nvme)] {
                 broken.push(format!("{id} has left the spool; in S3 is {ours:?} of it, recorded was {:?}", (bytes, crc64nvme)));
             }
