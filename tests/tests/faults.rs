@@ -166,25 +166,30 @@ fn row(op: Op, calls: RangeInclusive<u32>, fault: Fault, creates: u32) -> Row {
 
 /// Each row alone: the fault comes, and the segment arrives under its own key.
 async fn each(rows: Vec<Row>) {
+    side_by_side(rows, |Row { op, calls, fault, creates }| async move {
+        let bench = Bench::whole().await;
+        bench.server.fail(op, calls.clone(), fault);
+        let running = bench.start();
+        bench.arrives_at(&first_key()).await;
+        running.kill().await;
+        assert!(bench.server.hit() > 0, "{op:?} {fault:?} never happened");
+        assert!(bench.server.calls(Op::Create) <= creates, "{op:?} {fault:?}: {} uploads were created", bench.server.calls(Op::Create));
+        assert_eq!(bench.counters.key_collisions.get(), 0, "{op:?} {fault:?}");
+        // Of a creation whose answer was lost nobody knows the id: that upload waits for the sweep.
+        if op != Op::Create {
+            bench.assert_no_upload_is_left();
+        }
+        println!("{op:?} calls {calls:?} {fault:?}: arrived after {} faults", bench.server.hit());
+    })
+    .await;
+}
+
+/// Runs the rows of a table, a few at a time: the bodies of parts are what they are.
+async fn side_by_side<R, F: Future<Output = ()> + Send + 'static>(rows: impl IntoIterator<Item = R>, run: impl Fn(R) -> F) {
     let mut runs = tokio::task::JoinSet::new();
-    for Row { op, calls, fault, creates } in rows {
-        runs.spawn(async move {
-            let bench = Bench::whole().await;
-            bench.server.fail(op, calls.clone(), fault);
-            let running = bench.start();
-            bench.arrives_at(&first_key()).await;
-            running.kill().await;
-            assert!(bench.server.hit() > 0, "{op:?} {fault:?} never happened");
-            assert!(bench.server.calls(Op::Create) <= creates, "{op:?} {fault:?}: {} uploads were created", bench.server.calls(Op::Create));
-            assert_eq!(bench.counters.key_collisions.get(), 0, "{op:?} {fault:?}");
-            // Of a creation whose answer was lost nobody knows the id: that upload waits for the sweep.
-            if op != Op::Create {
-                bench.assert_no_upload_is_left();
-            }
-            println!("{op:?} calls {calls:?} {fault:?}: arrived after {} faults", bench.server.hit());
-        });
-        // A few at a time: the bodies of parts are what they are.
-        while runs.len() >= 4 {
+    for row in rows {
+        runs.spawn(run(row));
+        while runs.len() >= 8 {
             runs.join_next().await.unwrap().unwrap();
         }
     }
@@ -278,6 +283,20 @@ async fn a_completion_that_is_refused_is_settled_and_the_segment_arrives_under_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_that_is_done_after_the_upload_was_given_up_is_no_object_of_somebody_else() {
+    let bench = Bench::whole().await;
+    bench.server.fail(Op::Complete, 1..=1, Fault::DoAndRefuse(409, "ConditionalRequestConflict"));
+    // Of the key it is asked before the creation, after the refusal, and before the second creation.
+    bench.server.fail(Op::Head, 2..=2, Fault::Refuse(404, "NoSuchKey"));
+    bench.server.fail(Op::Head, 3..=4, Fault::NoMetadata);
+    let running = bench.start();
+    bench.arrives_at(&first_key()).await;
+    running.kill().await;
+    assert_eq!((bench.server.hit(), bench.counters.key_collisions.get(), bench.server.calls(Op::Create)), (4, 0, 1));
+    bench.assert_no_upload_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_the_store_forgets_is_begun_anew_from_the_spool() {
     each(vec![row(Op::Part, 2..=2, Fault::ForgetUpload, 2), row(Op::Complete, 1..=1, Fault::ForgetUpload, 2)]).await;
 }
@@ -341,7 +360,7 @@ async fn what_is_not_allowed_or_not_there_is_tried_again_until_it_is() {
         (403, "KMS.AccessDeniedException"),
         (403, "RequestTimeTooSkewed"),
     ];
-    for (status, code) in rows {
+    side_by_side(rows, |(status, code)| async move {
         let bench = Bench::whole().await;
         for op in [Op::Create, Op::Part, Op::PutManifest] {
             bench.server.fail(op, 1..=1, Fault::Refuse(status, code));
@@ -351,7 +370,8 @@ async fn what_is_not_allowed_or_not_there_is_tried_again_until_it_is() {
         running.kill().await;
         assert!(bench.server.calls(Op::Create) <= 2, "{code}");
         bench.assert_no_upload_is_left();
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -377,7 +397,7 @@ async fn a_wrong_answer_about_object_or_manifest_keeps_the_segment_in_the_spool(
         (Op::HeadManifest, Fault::WrongChecksum),
         (Op::HeadManifest, Fault::NoChecksum),
     ];
-    for (op, fault) in rows {
+    side_by_side(rows, |(op, fault)| async move {
         let bench = Bench::whole().await;
         bench.server.fail(op, 1..=u32::MAX, fault);
         let running = bench.start();
@@ -389,7 +409,8 @@ async fn a_wrong_answer_about_object_or_manifest_keeps_the_segment_in_the_spool(
         bench.arrives_at(&first_key()).await;
         running.kill().await;
         bench.assert_no_upload_is_left();
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

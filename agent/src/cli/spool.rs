@@ -68,12 +68,12 @@ fn row(segment: &Segment) -> Result<Option<Row>, spool::Error> {
         "verified"
     } else if segment.manifest.is_none() {
         "recording"
+    } else if state.upload_id.is_none() {
+        "waiting"
     } else if state.completing.is_some() {
         "completing"
-    } else if state.upload_id.is_some() {
-        "sending"
     } else {
-        "waiting"
+        "sending"
     };
     Ok(Some(Row {
         bucket: Some(state.open.bucket),

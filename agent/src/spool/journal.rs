@@ -124,7 +124,7 @@ pub struct State {
     pub parts: BTreeMap<u32, Part>,
     /// Bytes and CRC64NVME of each part that ever was in S3, whatever became of its upload: what the file had there.
     pub sums: BTreeMap<u32, (u64, u64)>,
-    /// Bytes and CRC64NVME of a completion that was sent.
+    /// Bytes and CRC64NVME of a completion that was sent for this key, whatever became of its upload: it may still be done.
     pub completing: Option<(u64, u64)>,
     /// Bytes, CRC64NVME and ETag, once confirmed.
     pub verified: Option<Verified>,
@@ -165,6 +165,7 @@ impl State {
             Record::Key { key } => {
                 self.open.key = key;
                 self.forget_upload();
+                self.completing = None;
             }
             Record::Creating => self.creating = true,
             Record::Created { upload_id } => {
@@ -189,7 +190,6 @@ impl State {
         self.upload_id = None;
         self.creating = false;
         self.parts.clear();
-        self.completing = None;
     }
 }
 
@@ -394,6 +394,17 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             prop_assert!(read(&path).is_err());
         }
+    }
+
+    #[test]
+    fn a_completion_that_was_sent_is_remembered_for_as_long_as_the_key_holds() {
+        let mut state = State::new(open());
+        let completing = Record::Completing { bytes: 8 << 20, crc64nvme: 7 };
+        let again = [completing, Record::Restart { cause: "409".into() }, Record::Creating, Record::Created { upload_id: "v".into() }];
+        again.into_iter().for_each(|record| state.apply(record).unwrap());
+        assert_eq!((state.completing, state.upload_id.as_deref()), (Some((8 << 20, 7)), Some("v")));
+        state.apply(Record::Key { key: "i-1/2026-11-22-00-15_0002.pcap".into() }).unwrap();
+        assert_eq!(state.completing, None);
     }
 
     #[test]

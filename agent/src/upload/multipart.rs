@@ -220,10 +220,7 @@ impl<S: Store> Sending<S> {
             format: state.open.extension.clone(),
         });
         if self.read(|state| state.creating) {
-            if let Some(id) = self.find_created(&place).await? {
-                self.append(Record::Created { upload_id: id.clone() }).await?;
-                return self.agree(&Upload { place, id }, whole, bytes).await;
-            }
+            self.give_up_created(&place).await?;
         } else {
             self.append(Record::Creating).await?;
         }
@@ -233,32 +230,23 @@ impl<S: Store> Sending<S> {
         Ok(None)
     }
 
-    /// After a creation whose answer is not known: the newest upload at the segment's own key. Those before it are of no use.
-    async fn find_created(&mut self, place: &Place) -> Result<Option<String>, Error> {
-        let begun = match self.way.store.list_uploads(&place.bucket, &place.key).await {
-            Ok(begun) => begun,
+    /// After a creation whose answer is not known: what there is at the segment's own key is of no use. It holds no part of this segment,
+    /// as nobody knew its id; and whether its object would bear this segment's capture id or another's cannot be asked.
+    async fn give_up_created(&mut self, place: &Place) -> Result<(), Error> {
+        match self.way.store.list_uploads(&place.bucket, &place.key).await {
+            Ok(begun) => {
+                let known = |upload: &Upload| upload.place != *place || self.useless.contains(upload);
+                let new: Vec<_> = begun.into_iter().map(|begun| begun.upload).filter(|upload| !known(upload)).collect();
+                self.useless.extend(new);
+                Ok(())
+            }
             // Then what may be left is for the bucket's lifecycle rule.
             Err(error) if matches!(error.class, Class::Denied | Class::Unsupported) => {
                 warn!(segment = self.segment.capture_id, "whether an upload was begun cannot be asked: {error}");
-                return Ok(None);
+                Ok(())
             }
-            Err(error) => return Err(error.into()),
-        };
-        let (folder, own) = (self.way.folder.clone(), self.segment.capture_id.clone());
-        let held = match blocking(move || orphans::held(&folder, Some(&own))).await? {
-            Ok(held) => held,
-            // An upload that another segment goes on with must not be taken from it.
-            Err(error) => {
-                warn!(segment = self.segment.capture_id, "which uploads are held by other segments cannot be told: {error}");
-                return Ok(None);
-            }
-        };
-        let free = |upload: &Upload| upload.place == *place && !held.ids.contains(&upload.id) && !self.useless.contains(upload);
-        let mut begun: Vec<_> = begun.into_iter().filter(|begun| free(&begun.upload)).collect();
-        begun.sort_by_key(|begun| begun.initiated);
-        let newest = begun.pop();
-        self.useless.extend(begun.into_iter().map(|begun| begun.upload));
-        Ok(newest.map(|newest| newest.upload.id))
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Compares the journal with what S3 has of an upload: one that an earlier process began, or whose parts it refuses.
@@ -385,6 +373,8 @@ impl<S: Store> Sending<S> {
             Ok(_) => self.take_next_key().await,
             // 409: S3 wants the upload to be begun anew. Otherwise the same completion is sent again later.
             Err(head) if head.class == Class::NotFound && error.class == Class::Conflict => Err(self.restart(&error.to_string()).await?),
+            // 412 is an answer, not a failure: what failed is the question whose object it is.
+            Err(head) if error.class == Class::PreconditionFailed && head.class != Class::NotFound => Err(head.into()),
             Err(_) => Err(error.into()),
         }
     }
@@ -480,9 +470,21 @@ impl<S: Store> Sending<S> {
         self.useless.extend(upload);
     }
 
-    /// Aborts the uploads that were given up. Where that fails, or the process ends before, the next look for orphans sees to it.
+    /// Aborts the uploads that were given up, but for those that another segment goes on with. Where that fails, or the process ends
+    /// before, the next look for orphans sees to it.
     async fn abort_useless(&mut self) {
-        for upload in std::mem::take(&mut self.useless) {
+        let useless = std::mem::take(&mut self.useless);
+        if useless.is_empty() {
+            return;
+        }
+        let (folder, own) = (self.way.folder.clone(), self.segment.capture_id.clone());
+        let held = match blocking(move || orphans::held(&folder, Some(&own))).await {
+            Ok(Ok(held)) => held,
+            Ok(Err(error)) | Err(error) => {
+                return warn!(segment = self.segment.capture_id, "which uploads other segments hold cannot be told: {error}");
+            }
+        };
+        for upload in useless.into_iter().filter(|upload| !held.ids.contains(&upload.id)) {
             match self.way.store.abort(&upload).await {
                 Err(error) if error.class != Class::NoSuchUpload => warn!(segment = self.segment.capture_id, "{error}"),
                 _ => {}

@@ -3,7 +3,6 @@
 //! Never: gives a segment up; lets one that cannot be sent stand in the way of others; waits, reads a clock or a file.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -120,7 +119,7 @@ impl<K> Queue<K> {
         let failing = entry.passed.is_some_and(|passed| now.saturating_duration_since(passed) >= POISON_AFTER);
         entry.poison = damaged || failing;
         entry.last_error = Some(cause);
-        let wait = if entry.poison { POISON_WAIT } else { jitter(entry.failures) };
+        let wait = if entry.poison { POISON_WAIT } else { jitter(id, entry.failures) };
         entry.failures = entry.failures.saturating_add(1);
         entry.due = now + wait;
         Some((entry.failures, wait))
@@ -164,11 +163,11 @@ pub fn offset(spread: Duration, instance: Option<&str>) -> Duration {
     spread.mul_f64(lot as f64 / f64::from(u32::MAX))
 }
 
-/// A wait drawn by lot between [`WAIT_MIN`] and a bound that doubles with each failure, up to [`WAIT_MAX`].
-fn jitter(failures: u32) -> Duration {
+/// A wait between [`WAIT_MIN`] and a bound that doubles with each failure, up to [`WAIT_MAX`]. The lot is the segment's id, which is
+/// random: two segments wait differently, and one that is watched again waits as it did.
+fn jitter(id: &str, failures: u32) -> Duration {
     let bound = WAIT_MIN.saturating_mul(2u32.saturating_pow(failures.saturating_add(1))).min(WAIT_MAX);
-    // The standard library's hash keys are random, and different each time.
-    let lot = RandomState::new().build_hasher().finish() >> 32;
+    let lot = super::checksum::of_bytes(format!("{id} {failures}").as_bytes()) >> 32;
     WAIT_MIN + (bound - WAIT_MIN).mul_f64(lot as f64 / f64::from(u32::MAX))
 }
 
@@ -231,12 +230,13 @@ mod tests {
     fn the_wait_after_a_failure_is_drawn_between_half_a_second_and_a_minute() {
         for failures in [0, 1, 5, 10, u32::MAX] {
             let bound = 0.5 * 2f64.powi(failures.saturating_add(1).min(20).cast_signed());
-            for _ in 0..100 {
-                let wait = jitter(failures).as_secs_f64();
-                assert!((0.5..=bound.min(60.0)).contains(&wait), "{failures}: {wait}");
-            }
+            let bound = bound.min(60.0);
+            let waits: Vec<_> = (0..1000).map(|id| jitter(&format!("019aa8f0-{id:012x}"), failures).as_secs_f64()).collect();
+            assert!(waits.iter().all(|wait| (0.5..=bound).contains(wait)), "{failures}");
+            let early = waits.iter().filter(|&&wait| wait < f64::midpoint(0.5, bound)).count();
+            assert!((400..600).contains(&early), "{failures}: {early} of 1000 segments come back in the first half");
         }
-        assert_ne!(jitter(20), jitter(20));
+        assert_ne!(jitter("a", 20), jitter("a", 21));
     }
 
     #[test]
