@@ -23,8 +23,10 @@ use tapfleet_tests::localstack::{LocalStack, make_bucket};
 use tapfleet_tests::netns::{Pair, SOURCE_V4, TAP, TAP_V4};
 use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp};
 
-/// Frames per burst, how often one is sent, and their bytes: over a part of 8 MiB in each window.
-const BURST: u64 = 24;
+/// Frames per burst, by turns: over a part of 8 MiB in each window, and so few that only the clock has them written.
+const BURSTS: [u64; 2] = [24, 1];
+
+/// How often one is sent, and the bytes of a frame.
 const EVERY: Duration = Duration::from_millis(5);
 const FRAME_BYTES: usize = 1400;
 const WINDOW_SECONDS: u64 = 2;
@@ -68,7 +70,7 @@ fn number_of(frame: &[u8]) -> u64 {
 }
 
 /// Sends until told to stop. Gives when the burst that begins with each number was sent.
-fn send(pair: &Pair, first: u64, stop: Arc<AtomicBool>) -> JoinHandle<Vec<(u64, Instant)>> {
+fn send(pair: &Pair, (first, burst): (u64, u64), stop: Arc<AtomicBool>) -> JoinHandle<Vec<(u64, Instant)>> {
     pair.source.spawn(move || {
         let inner = Ethernet::default() / Ipv4::new([10, 0, 0, 1], [10, 0, 0, 2]) / Udp::new(1, 2) / vec![0; FRAME_BYTES];
         let mut datagram = Aws::default().direct_datagram(inner).build();
@@ -79,11 +81,11 @@ fn send(pair: &Pair, first: u64, stop: Arc<AtomicBool>) -> JoinHandle<Vec<(u64, 
         let mut number = first;
         while !stop.load(Ordering::Acquire) {
             sent.push((number, Instant::now()));
-            for number in number..number + BURST {
+            for number in number..number + burst {
                 datagram[end..].copy_from_slice(&number.to_be_bytes());
                 socket.send_to(&datagram, (Ipv4Addr::from(TAP_V4), 4789)).unwrap();
             }
-            number += BURST;
+            number += burst;
             thread::sleep((EVERY * sent.len() as u32).saturating_sub(begun.elapsed()));
         }
         sent.push((number, Instant::now()));
@@ -136,7 +138,7 @@ impl Bench {
     fn lose_power(&self, disk: &FileSystem, first: u64, number: usize) -> (Loss, FileSystem) {
         let mut agent = Agent::ready(Some(self.pair.tap.name()), &self.settings(disk), self.folder.path());
         let stop = Arc::new(AtomicBool::new(false));
-        let sender = send(&self.pair, first, stop.clone());
+        let sender = send(&self.pair, (first, BURSTS[number % BURSTS.len()]), stop.clone());
         thread::sleep(moment(number));
         let counters = agent.counters().unwrap();
         let killed = Instant::now();
