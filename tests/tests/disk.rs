@@ -94,6 +94,8 @@ enum Way {
     Closed,
     /// A few megabytes a second.
     Narrow,
+    /// Open until the first completion has been sent: its answer is lost, and the way is closed.
+    UntilCompleted,
     Open,
 }
 
@@ -115,9 +117,10 @@ impl Door {
                 if *now.lock().unwrap() == Way::Closed {
                     continue;
                 }
-                for (from, to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                let answers = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                for ((from, to), asks) in [((client, server), true), (answers, false)] {
                     let now = now.clone();
-                    thread::spawn(move || carry(from, to, &now));
+                    thread::spawn(move || carry(from, to, asks, &now));
                 }
             }
         });
@@ -125,18 +128,29 @@ impl Door {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, way: &Mutex<Way>) {
+fn carry(mut from: TcpStream, mut to: TcpStream, asks: bool, way: &Mutex<Way>) {
     let mut buffer = [0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if *way.lock().unwrap() == Way::Narrow {
-            thread::sleep(Duration::from_millis(20));
+        let bytes = &buffer[..read];
+        let now = *way.lock().unwrap();
+        match now {
+            Way::Closed => break,
+            Way::Narrow => thread::sleep(Duration::from_millis(20)),
+            Way::UntilCompleted if asks && is_completion(bytes) => *way.lock().unwrap() = Way::Closed,
+            Way::UntilCompleted | Way::Open => {}
         }
-        if to.write_all(&buffer[..read]).is_err() {
+        if to.write_all(bytes).is_err() {
             break;
         }
     }
     let _ = to.shutdown(Shutdown::Write);
     let _ = from.shutdown(Shutdown::Read);
+}
+
+/// Whether a request begins here that is a CompleteMultipartUpload: the one POST that names an upload.
+fn is_completion(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    line.starts_with(b"POST ") && line.windows(9).any(|window| window == b"uploadId=")
 }
 
 /// Looks again and again at how much the spool holds, everything counted, in whole blocks of the disk, and keeps the most.
@@ -153,7 +167,10 @@ impl Sampler {
         let thread = thread::spawn(move || {
             while !told.load(Ordering::Acquire) {
                 let entries = fs::read_dir(&spool).into_iter().flatten().flatten();
-                seen.fetch_max(entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len().next_multiple_of(BLOCK)).sum(), Ordering::AcqRel);
+                seen.fetch_max(
+                    entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len().next_multiple_of(BLOCK)).sum(),
+                    Ordering::AcqRel,
+                );
                 thread::sleep(Duration::from_millis(2));
             }
         });
@@ -304,6 +321,9 @@ fn fill(on_full: &str, way: Way) -> (BTreeSet<u64>, Vec<Value>, Counters) {
         let more = |_: &mut Agent| bench.manifests_in_spool() > before + 1;
         agent.wait_for("manifests are written though the spool is full", Duration::from_secs(20), more);
     }
+    if way == Way::UntilCompleted {
+        assert!(*bench.door.way.lock().unwrap() == Way::Closed, "no completion was sent");
+    }
     assert!(agent.get("/healthz").is_some(), "a full spool is nothing that a new instance would cure");
     let (frames, manifests) = bench.arrived(&mut agent);
     let most = sampler.most();
@@ -351,6 +371,12 @@ fn a_capture_that_gives_way_while_it_is_being_sent_leaves_no_upload_and_one_that
     assert!(counters.get("segments_given_way") > 0 && frames.contains(&(SENT - 1)));
     let gone = manifests.iter().filter(|manifest| !manifest["gave_way"].is_null()).count() as u64;
     assert_eq!(gone, counters.get("segments_given_way"));
+}
+
+#[test]
+fn a_capture_whose_completion_has_no_answer_does_not_give_way_and_its_manifest_names_the_object() {
+    let (frames, manifests, counters) = fill("drop-oldest", Way::UntilCompleted);
+    assert!(counters.get("segments_given_way") > 0 && frames.contains(&0), "the oldest was sent, and others gave way");
 }
 
 #[test]

@@ -191,7 +191,10 @@ impl Bench {
                 let number = number_of(&record.bytes);
                 assert!(numbers.insert(number), "frame {number} is there twice");
                 let last = last.replace(number);
-                assert!(last.is_none_or(|last| last + 1 == number), "{key} has frame {number} after {last:?}: what is lost is an end, not a hole");
+                assert!(
+                    last.is_none_or(|last| last + 1 == number),
+                    "{key} has frame {number} after {last:?}: what is lost is an end, not a hole"
+                );
             }
         }
         numbers

@@ -133,11 +133,7 @@ impl<S: Store> Sending<S> {
     pub async fn go_on(&mut self, segment: Segment) -> Result<Progress, Error> {
         self.segment = segment;
         if self.read(|state| state.verified.is_none()) && self.has_given_way().await? {
-            // What S3 has of it is of no use.
-            if self.upload().is_some() {
-                self.restart("the segment gave way to newer ones").await?;
-            }
-            self.abort_useless().await;
+            self.withdraw().await?;
         } else if self.read(|state| state.verified.is_none()) && self.capture().await? == Progress::Growing {
             return Ok(Progress::Growing);
         }
@@ -159,6 +155,27 @@ impl<S: Store> Sending<S> {
         let Segment { data: None, manifest: Some(manifest), .. } = &self.segment else { return Ok(false) };
         let path = manifest.clone();
         Ok(blocking(move || read_facts(&path)).await??.gave_way.is_some())
+    }
+
+    /// Aborts what S3 has of a segment that gave way. Its journal is the last that knows of it, so it is kept until that is done.
+    async fn withdraw(&mut self) -> Result<(), Error> {
+        let place = self.place();
+        let upload = match self.upload() {
+            None if self.read(|state| state.creating) => self.find_created(&place).await?.map(|id| Upload { place, id }),
+            upload => upload,
+        };
+        if let Some(upload) = upload {
+            match self.way.store.abort(&upload).await {
+                // Then it is for the bucket's lifecycle rule.
+                Err(error) if matches!(error.class, Class::Denied | Class::Unsupported) => {
+                    warn!(segment = self.segment.capture_id, "{error}")
+                }
+                Err(error) if error.class != Class::NoSuchUpload => return Err(error.into()),
+                _ => {}
+            }
+        }
+        self.abort_useless().await;
+        Ok(())
     }
 
     /// Gets the object into the store, as far as its bytes are there.
