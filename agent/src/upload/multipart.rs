@@ -132,7 +132,7 @@ impl<S: Store> Sending<S> {
     /// When something did not succeed; the next call goes on from there.
     pub async fn go_on(&mut self, segment: Segment) -> Result<Progress, Error> {
         self.segment = segment;
-        if self.read(|state| state.verified.is_none()) && self.has_given_way().await? {
+        if self.read(|state| state.verified.is_none()) && self.has_no_data().await? {
             self.withdraw().await?;
         } else if self.read(|state| state.verified.is_none()) && self.capture().await? == Progress::Growing {
             return Ok(Progress::Growing);
@@ -150,14 +150,15 @@ impl<S: Store> Sending<S> {
         self.read(|state| Standing { key: state.open.key.clone(), parts: state.parts.len() })
     }
 
-    /// Whether its data are gone by the policy for a full spool: its facts say so.
-    async fn has_given_way(&self) -> Result<bool, Error> {
+    /// Whether there are no data to be sent, and the facts say why: they gave way, or a power loss left none.
+    async fn has_no_data(&self) -> Result<bool, Error> {
         let Segment { data: None, manifest: Some(manifest), .. } = &self.segment else { return Ok(false) };
         let path = manifest.clone();
-        Ok(blocking(move || read_facts(&path)).await??.gave_way.is_some())
+        let facts = blocking(move || read_facts(&path)).await??;
+        Ok(facts.gave_way.is_some() || facts.salvaged && facts.frames == 0)
     }
 
-    /// Aborts what S3 has of a segment that gave way. Its journal is the last that knows of it, so it is kept until that is done.
+    /// Aborts what S3 has of a segment without data. Its journal is the last that knows of it, so it is kept until that is done.
     async fn withdraw(&mut self) -> Result<(), Error> {
         let place = self.place();
         let upload = match self.upload() {
