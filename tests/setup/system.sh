@@ -9,6 +9,7 @@ libpcap-dev     | ls /usr/include/pcap/pcap.h
 python3         | command -v python3
 python3-venv    | python3 -c "import venv, ensurepip"
 iproute2        | command -v ip
+e2fsprogs       | command -v mkfs.ext4
 iputils-ping    | command -v ping
 curl            | command -v curl
 tcpdump         | command -v tcpdump

@@ -322,7 +322,12 @@ impl Agent {
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
-    fn get(&self, path: &str) -> Option<String> {
+    /// What it answers over HTTP; `None` when it does not, or not with success.
+    ///
+    /// # Panics
+    /// When curl cannot be run.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<String> {
         let output = in_netns(self.netns.as_deref(), "curl")
             .args(["--silent", "--fail", "--noproxy", "*", "--max-time", "2", &format!("http://{}{path}", self.listen)])
             .output()

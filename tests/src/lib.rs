@@ -5,6 +5,7 @@ pub mod agent;
 pub mod captures;
 pub mod fake_aws;
 pub mod faulty_s3;
+pub mod filesystem;
 pub mod localstack;
 pub mod machine;
 pub mod mailbox;

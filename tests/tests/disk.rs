@@ -4,54 +4,27 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tapfleet_tests::agent::{Agent, BUCKET, Counters, Settings, in_netns, sum};
+use tapfleet_tests::agent::{Agent, BUCKET, Counters, Settings, sum};
 use tapfleet_tests::captures::records;
+use tapfleet_tests::filesystem::FileSystem;
 use tapfleet_tests::localstack::{LocalStack, make_bucket};
 use tapfleet_tests::netns::{Pair, SOURCE_V4, TAP, TAP_V4};
 use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp, pcap};
 
-/// One after the other: each wants the processors for itself.
-static ALONE: Mutex<()> = Mutex::new(());
-
-/// A file system in memory, gone with the value.
-struct SmallDisk {
-    at: PathBuf,
-}
-
-impl SmallDisk {
-    fn new(at: &Path, bytes: u64) -> Self {
-        fs::create_dir_all(at).unwrap();
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tapfleet-test"]).arg(at).status();
-        assert!(status.is_ok_and(|status| status.success()), "cannot mount a tmpfs: this test needs root");
-        Self { at: at.into() }
-    }
-
-    fn grow(&self, bytes: u64) {
-        let status = Command::new("mount").args(["-o", &format!("remount,size={bytes}")]).arg(&self.at).status();
-        assert!(status.unwrap().success());
-    }
-
-    fn files(&self, extension: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.at).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["-l"]).arg(&self.at).status();
-    }
+/// The files of a folder with this ending.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
 }
 
 /// More than the buffers between recorder and disk hold.
@@ -66,13 +39,14 @@ fn capture() -> Vec<u8> {
 
 #[test]
 fn an_agent_whose_disk_is_full_goes_on_when_there_is_room_and_stops_when_told() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
-    let disk = SmallDisk::new(&folder.path().join("spool"), 6 << 20);
+    let disk = FileSystem::new(folder.path(), 160 << 20);
+    let hog = disk.fill(6 << 20);
+    let spool = disk.at().join("spool");
     let input = folder.path().join("in.pcap");
     fs::write(&input, capture()).unwrap();
     // No S3: nothing leaves the disk.
-    let settings = Settings::new("http://127.0.0.1:9", &disk.at)
+    let settings = Settings::new("http://127.0.0.1:9", &spool)
         .set("capture.engine", "file")
         .set("capture.files", vec![input.to_str().unwrap()])
         .set("health.listen", "127.0.0.1:18083");
@@ -92,21 +66,22 @@ fn an_agent_whose_disk_is_full_goes_on_when_there_is_room_and_stops_when_told() 
     assert!(!agent.log().contains("is lost"), "what was handed over had room: {}", agent.log());
 
     fs::remove_file(folder.path().join("agent.log")).unwrap();
-    for path in fs::read_dir(&disk.at).unwrap().map(|entry| entry.unwrap().path()) {
+    for path in fs::read_dir(&spool).unwrap().map(|entry| entry.unwrap().path()) {
         fs::remove_file(path).unwrap();
     }
     let mut agent = Agent::start(None, &settings, folder.path());
     agent.wait_for("the disk is full", Duration::from_secs(20), |agent| agent.log().contains(refused));
-    disk.grow(128 << 20);
+    drop(hog);
     let whole = |path: &PathBuf| path.with_extension("manifest").exists();
     agent.wait_for("all of it is in whole segments: nothing is lost while it waits", Duration::from_secs(60), |_| {
-        let files = disk.files("pcap");
+        let files = files(&spool, "pcap");
         files.iter().all(whole) && files.iter().map(|path| records(&fs::read(path).unwrap()).len() as u64).sum::<u64>() == FRAMES
     });
 }
 
 /// The small disk of the policies, what of it the spool may have, and more than that: frames in a burst, how often, their bytes, in all.
 const DISK: u64 = 64 << 20;
+const BLOCK: u64 = 4096;
 const BUDGET: u64 = 32 << 20;
 const BURST: u64 = 8;
 const EVERY: Duration = Duration::from_millis(5);
@@ -119,6 +94,8 @@ enum Way {
     Closed,
     /// A few megabytes a second.
     Narrow,
+    /// Open until the first completion has been sent: its answer is lost, and the way is closed.
+    UntilCompleted,
     Open,
 }
 
@@ -140,9 +117,10 @@ impl Door {
                 if *now.lock().unwrap() == Way::Closed {
                     continue;
                 }
-                for (from, to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                let answers = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                for ((from, to), asks) in [((client, server), true), (answers, false)] {
                     let now = now.clone();
-                    thread::spawn(move || carry(from, to, &now));
+                    thread::spawn(move || carry(from, to, asks, &now));
                 }
             }
         });
@@ -150,13 +128,18 @@ impl Door {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, way: &Mutex<Way>) {
+fn carry(mut from: TcpStream, mut to: TcpStream, asks: bool, way: &Mutex<Way>) {
     let mut buffer = [0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if *way.lock().unwrap() == Way::Narrow {
-            thread::sleep(Duration::from_millis(20));
+        let bytes = &buffer[..read];
+        let now = *way.lock().unwrap();
+        match now {
+            Way::Closed => break,
+            Way::Narrow => thread::sleep(Duration::from_millis(20)),
+            Way::UntilCompleted if asks && is_completion(bytes) => *way.lock().unwrap() = Way::Closed,
+            Way::UntilCompleted | Way::Open => {}
         }
-        if to.write_all(&buffer[..read]).is_err() {
+        if to.write_all(bytes).is_err() {
             break;
         }
     }
@@ -164,7 +147,13 @@ fn carry(mut from: TcpStream, mut to: TcpStream, way: &Mutex<Way>) {
     let _ = from.shutdown(Shutdown::Read);
 }
 
-/// Looks again and again at how much the spool holds, everything counted, and keeps the most.
+/// Whether a request begins here that is a CompleteMultipartUpload: the one POST that names an upload.
+fn is_completion(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    line.starts_with(b"POST ") && line.windows(9).any(|window| window == b"uploadId=")
+}
+
+/// Looks again and again at how much the spool holds, everything counted, in whole blocks of the disk, and keeps the most.
 struct Sampler {
     stop: Arc<AtomicBool>,
     most: Arc<AtomicU64>,
@@ -178,7 +167,10 @@ impl Sampler {
         let thread = thread::spawn(move || {
             while !told.load(Ordering::Acquire) {
                 let entries = fs::read_dir(&spool).into_iter().flatten().flatten();
-                seen.fetch_max(entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum(), Ordering::AcqRel);
+                seen.fetch_max(
+                    entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len().next_multiple_of(BLOCK)).sum(),
+                    Ordering::AcqRel,
+                );
                 thread::sleep(Duration::from_millis(2));
             }
         });
@@ -193,7 +185,7 @@ impl Sampler {
 }
 
 struct Bench {
-    disk: SmallDisk,
+    disk: FileSystem,
     s3: LocalStack,
     door: Door,
     pair: Pair,
@@ -206,25 +198,28 @@ impl Bench {
         let s3 = LocalStack::start(Some(pair.tap.name()));
         let door = Door::new(&pair, s3.port(), way);
         let folder = tempfile::tempdir().unwrap();
-        let disk = SmallDisk::new(&folder.path().join("disk"), DISK);
+        let disk = FileSystem::new(folder.path(), DISK);
         let bench = Self { disk, s3, door, pair, folder };
         bench.ask(async || make_bucket(&bench.s3.client(), BUCKET).await);
         bench
     }
 
     fn spool(&self) -> PathBuf {
-        self.disk.at.join("spool")
+        self.disk.at().join("spool")
     }
 
     fn start(&self, on_full: &str, max_bytes: u64) -> Agent {
-        let settings = Settings::new(&format!("http://127.0.0.1:{}", self.door.port), &self.spool())
+        Agent::ready(Some(self.pair.tap.name()), &self.settings(on_full, max_bytes), self.folder.path())
+    }
+
+    fn settings(&self, on_full: &str, max_bytes: u64) -> Settings {
+        Settings::new(&format!("http://127.0.0.1:{}", self.door.port), &self.spool())
             .set("capture.interface", TAP)
             .set("capture.ring_bytes", "128MiB")
             .set("record.rotate_seconds", 1)
             .set("spool.max_bytes", max_bytes)
             .set("spool.on_full", on_full)
-            .set("spool.allow_root_device", false);
-        Agent::ready(Some(self.pair.tap.name()), &settings, self.folder.path())
+            .set("spool.allow_root_device", false)
     }
 
     /// Sends frames numbered from `first`.
@@ -245,14 +240,8 @@ impl Bench {
         });
     }
 
-    fn is_healthy(&self) -> bool {
-        let mut curl = in_netns(Some(self.pair.tap.name()), "curl");
-        curl.args(["--silent", "--fail", "--noproxy", "*", "--max-time", "5", "http://127.0.0.1:8080/healthz"]);
-        curl.output().unwrap().status.success()
-    }
-
     fn manifests_in_spool(&self) -> usize {
-        fs::read_dir(self.spool()).unwrap().flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "manifest")).count()
+        files(&self.spool(), "manifest").len()
     }
 
     fn ask<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
@@ -274,6 +263,11 @@ impl Bench {
         *self.door.way.lock().unwrap() = Way::Open;
         assert!(agent.stop(Duration::from_secs(20)).success());
         agent.upload_rest();
+        self.stored()
+    }
+
+    /// The frames and manifests in S3, of which nothing is left in the spool.
+    fn stored(&self) -> (BTreeSet<u64>, Vec<Value>) {
         let left: Vec<_> = fs::read_dir(self.spool()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| name == "lock"), "what S3 has is gone from the spool: {left:?}");
         let (files, manifests) = self.ask(async || {
@@ -327,7 +321,7 @@ fn fill(on_full: &str, way: Way) -> (BTreeSet<u64>, Vec<Value>, Counters) {
         let more = |_: &mut Agent| bench.manifests_in_spool() > before + 1;
         agent.wait_for("manifests are written though the spool is full", Duration::from_secs(20), more);
     }
-    assert!(bench.is_healthy(), "a full spool is nothing that a new instance would cure");
+    assert!(agent.get("/healthz").is_some(), "a full spool is nothing that a new instance would cure");
     let (frames, manifests) = bench.arrived(&mut agent);
     let most = sampler.most();
     assert!(most <= BUDGET, "the spool held {most} bytes of {BUDGET}");
@@ -350,7 +344,6 @@ fn fill(on_full: &str, way: Way) -> (BTreeSet<u64>, Vec<Value>, Counters) {
 
 #[test]
 fn a_full_spool_drops_the_newest_frames_counts_them_and_loses_none_that_it_had() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (frames, _, counters) = fill("drop-newest", Way::Closed);
     assert!(counters.reason("drops", "spool_full") > 0 && counters.get("segments_given_way") == 0);
     assert!((0..frames.len() as u64 / 2).all(|number| frames.contains(&number)), "the oldest are kept");
@@ -360,7 +353,6 @@ fn a_full_spool_drops_the_newest_frames_counts_them_and_loses_none_that_it_had()
 
 #[test]
 fn a_full_spool_drops_the_oldest_captures_and_their_manifests_say_what_they_held() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (frames, manifests, counters) = fill("drop-oldest", Way::Closed);
     assert!(counters.get("segments_given_way") > 0 && !frames.contains(&0) && frames.contains(&(SENT - 1)), "the newest are kept");
     for manifest in manifests.iter().filter(|manifest| !manifest["gave_way"].is_null()) {
@@ -372,7 +364,6 @@ fn a_full_spool_drops_the_oldest_captures_and_their_manifests_say_what_they_held
 
 #[test]
 fn a_capture_that_gives_way_while_it_is_being_sent_leaves_no_upload_and_one_that_arrived_is_not_called_lost() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (frames, manifests, counters) = fill("drop-oldest", Way::Narrow);
     assert!(counters.get("segments_given_way") > 0 && frames.contains(&(SENT - 1)));
     let gone = manifests.iter().filter(|manifest| !manifest["gave_way"].is_null()).count() as u64;
@@ -380,8 +371,54 @@ fn a_capture_that_gives_way_while_it_is_being_sent_leaves_no_upload_and_one_that
 }
 
 #[test]
+fn a_capture_whose_completion_has_no_answer_does_not_give_way_and_its_manifest_names_the_object() {
+    const BEFORE: u64 = 800;
+    let bench = Bench::new(Way::UntilCompleted);
+    let mut agent = bench.start("drop-oldest", BUDGET);
+    bench.send(0, BEFORE);
+    agent.wait_for("a completion is sent", Duration::from_secs(20), |_| *bench.door.way.lock().unwrap() == Way::Closed);
+    // The next one knows of it by the journal alone.
+    agent.kill();
+    let mut agent = bench.start("drop-oldest", BUDGET);
+    bench.send(BEFORE, SENT - BEFORE);
+    let counters = bench.settled(&mut agent, SENT - BEFORE);
+    let (frames, manifests) = bench.arrived(&mut agent);
+    assert!(counters.get("segments_given_way") > 0 && frames.contains(&0), "the oldest was sent, and others gave way");
+    let gone = manifests.iter().filter(|manifest| !manifest["gave_way"].is_null()).count() as u64;
+    assert_eq!(gone, counters.get("segments_given_way"));
+}
+
+#[test]
+fn captures_that_gave_way_to_a_dead_agent_are_settled_by_spool_upload() {
+    let bench = Bench::new(Way::Narrow);
+    let settings = bench.settings("drop-oldest", BUDGET);
+    let mut agent = bench.start("drop-oldest", BUDGET);
+    bench.send(0, SENT);
+    let counters = bench.settled(&mut agent, SENT);
+    agent.kill();
+    let facts = |path: &PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
+    let whole = files(&bench.spool(), "manifest");
+    let unsettled = whole.iter().filter(|path| !facts(path)["gave_way"].is_null()).count();
+    // One more died between its facts and its data: the data are still there, and good.
+    let torn = whole.iter().find(|path| path.with_extension("pcap").exists()).unwrap();
+    let mut gave_way = facts(torn);
+    gave_way["gave_way"] = serde_json::json!({"at": gave_way["opened"], "frames": gave_way["frames"], "bytes": gave_way["bytes"]});
+    fs::write(torn, gave_way.to_string()).unwrap();
+
+    *bench.door.way.lock().unwrap() = Way::Open;
+    let (code, said) = settings.command(Some(bench.pair.tap.name()), bench.folder.path(), &["spool", "upload"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (frames, manifests) = bench.stored();
+    let gone: Vec<_> = manifests.iter().filter(|manifest| !manifest["gave_way"].is_null()).collect();
+    assert_eq!(gone.len() as u64, counters.get("segments_given_way"), "the one whose data were there did not give way");
+    assert!(gone.iter().all(|manifest| manifest["object"].is_null() && manifest["frames"] == 0), "{gone:#?}");
+    let sent = manifests.iter().find(|manifest| manifest["capture_id"] == gave_way["capture_id"]).unwrap();
+    assert!(!sent["object"].is_null() && sent["frames"] == gave_way["frames"], "{sent:#}");
+    println!("{} frames in S3; {} captures gave way, {unsettled} of them unsettled at the kill", frames.len(), gone.len());
+}
+
+#[test]
 fn a_full_spool_stops_recording_at_the_end_of_a_whole_segment_and_says_since_when() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (frames, manifests, counters) = fill("stop", Way::Closed);
     assert_eq!(counters.get("recording_stopped"), 1);
     assert_eq!(frames, (0..frames.len() as u64).collect(), "what was recorded has no hole");
@@ -391,24 +428,20 @@ fn a_full_spool_stops_recording_at_the_end_of_a_whole_segment_and_says_since_whe
 
 #[test]
 fn recording_goes_on_when_there_is_room_again_after_the_disk_was_filled_by_another() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Bench::new(Way::Closed);
     let mut agent = bench.start("drop-newest", 16 << 30);
     bench.send(0, 400);
     bench.settled(&mut agent, 400);
     // Somebody else takes all that is left.
-    let hog = bench.disk.at.join("hog");
-    let mut file = File::create(&hog).unwrap();
-    while file.write_all(&[7; 4096]).is_ok() {}
-    drop(file);
+    let hog = bench.disk.fill(0);
     bench.send(400, 1200);
     let counters = bench.settled(&mut agent, 1600);
     let lost = counters.reason("drops", "spool_full");
     assert!(lost > 0 && counters.get("spool_bytes") * 100 / counters.get("spool_capacity") >= 95, "{counters:?}");
     let before = bench.manifests_in_spool();
     agent.wait_for("manifests are written though the disk is full", Duration::from_secs(20), |_| bench.manifests_in_spool() > before + 1);
-    assert!(bench.is_healthy(), "a full disk is nothing that a new instance would cure");
-    fs::remove_file(&hog).unwrap();
+    assert!(agent.get("/healthz").is_some(), "a full disk is nothing that a new instance would cure");
+    drop(hog);
     agent.wait_counters("room is seen", Duration::from_secs(10), |counters| counters.get("spool_capacity") > 32 << 20);
     bench.send(1600, 400);
     let counters = bench.settled(&mut agent, 2000);
@@ -416,4 +449,52 @@ fn recording_goes_on_when_there_is_room_again_after_the_disk_was_filled_by_anoth
     let (frames, manifests) = bench.arrived(&mut agent);
     assert_eq!(frames.len() as u64 + told(&manifests, "spool_full"), 2000);
     assert!((1600..2000).all(|number| frames.contains(&number)));
+}
+
+/// What `/metrics` says of the spool, percent.
+fn level(agent: &Agent) -> u64 {
+    let metrics = agent.get("/metrics").unwrap_or_default();
+    let value = |name| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    value("tapfleet_spool_bytes ").unwrap() * 100 / value("tapfleet_spool_capacity ").unwrap()
+}
+
+/// How often a trouble has begun, by the log.
+fn begun(agent: &Agent, title: &str) -> usize {
+    let log = agent.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["what"] == "begin" && line["message"].as_str().is_some_and(|text| text.starts_with(title))).count()
+}
+
+#[test]
+fn the_levels_of_70_and_95_percent_stand_in_metrics_and_each_is_a_trouble_that_begins_once() {
+    const HIGH: &str = "the spool is filling up";
+    const CRITICAL: &str = "the spool is almost full";
+    let bench = Bench::new(Way::Closed);
+    let settings = bench
+        .settings("drop-newest", BUDGET)
+        .set("alert.topic_arn", "arn:aws:sns:us-east-1:000000000000:alerts")
+        .set("alert.dir", bench.folder.path().join("outbox").to_str().unwrap())
+        .variable("AWS_ENDPOINT_URL_SNS", "http://127.0.0.1:9");
+    let mut agent = Agent::ready(Some(bench.pair.tap.name()), &settings, bench.folder.path());
+    let part = |percent| BUDGET * percent / 100 / PAYLOAD as u64;
+    bench.send(0, part(50));
+    bench.settled(&mut agent, part(50));
+    agent.wait_for("it is half full", Duration::from_secs(10), |agent| (45..70).contains(&level(agent)));
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!((begun(&agent, HIGH), begun(&agent, CRITICAL)), (0, 0), "{}", agent.log());
+
+    bench.send(part(50), part(80) - part(50));
+    bench.settled(&mut agent, part(80));
+    agent.wait_for("it is filling up", Duration::from_secs(10), |agent| (70..95).contains(&level(agent)));
+    agent.wait_for("that is a trouble", Duration::from_secs(10), |agent| begun(agent, HIGH) == 1);
+    assert_eq!(begun(&agent, CRITICAL), 0, "{}", agent.log());
+
+    bench.send(part(80), part(110) - part(80));
+    bench.settled(&mut agent, part(110));
+    agent.wait_for("it is almost full", Duration::from_secs(10), |agent| level(agent) >= 95);
+    agent.wait_for("that is another trouble", Duration::from_secs(10), |agent| begun(agent, CRITICAL) == 1);
+
+    *bench.door.way.lock().unwrap() = Way::Open;
+    agent.wait_for("it is empty", Duration::from_secs(60), |agent| level(agent) < 10);
+    assert_eq!((begun(&agent, HIGH), begun(&agent, CRITICAL)), (1, 1), "{}", agent.log());
 }

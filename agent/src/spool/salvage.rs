@@ -97,11 +97,17 @@ fn one(folder: &Folder, segment: &Segment) -> Result<(), Error> {
         tracing::error!(path = %data.display(), at_byte = whole.file_bytes, "a segment is damaged; it goes to S3 as it is");
         whole.file_bytes = before;
     }
-    if !whole.damaged && whole.frames == 0 && state.upload_id.is_none() && !state.creating {
+    let empty = !whole.damaged && whole.frames == 0 && state.parts.is_empty();
+    if empty && state.upload_id.is_none() && !state.creating {
         tracing::info!(path = %data.display(), "removed a segment that held no frame");
         return folder.remove(segment);
     }
-    if whole.file_bytes < before {
+    if empty {
+        // A power loss took all that an upload was begun for. Facts without data have the uploader abort it: no object is better than
+        // an empty one.
+        fs::remove_file(data).map_err(io("remove", data))?;
+        whole.file_bytes = 0;
+    } else if whole.file_bytes < before {
         let file = OpenOptions::new().write(true).open(data).map_err(io("open", data))?;
         file.set_len(whole.file_bytes).map_err(io("cut the torn record off", data))?;
         file.sync_all().map_err(io("sync", data))?;

@@ -132,12 +132,8 @@ impl<S: Store> Sending<S> {
     /// When something did not succeed; the next call goes on from there.
     pub async fn go_on(&mut self, segment: Segment) -> Result<Progress, Error> {
         self.segment = segment;
-        if self.read(|state| state.verified.is_none()) && self.has_given_way().await? {
-            // What S3 has of it is of no use.
-            if self.upload().is_some() {
-                self.restart("the segment gave way to newer ones").await?;
-            }
-            self.abort_useless().await;
+        if self.read(|state| state.verified.is_none()) && self.has_no_data().await? {
+            self.withdraw().await?;
         } else if self.read(|state| state.verified.is_none()) && self.capture().await? == Progress::Growing {
             return Ok(Progress::Growing);
         }
@@ -154,11 +150,33 @@ impl<S: Store> Sending<S> {
         self.read(|state| Standing { key: state.open.key.clone(), parts: state.parts.len() })
     }
 
-    /// Whether its data are gone by the policy for a full spool: its facts say so.
-    async fn has_given_way(&self) -> Result<bool, Error> {
+    /// Whether there are no data to be sent, and the facts say why: they gave way, or a power loss left none.
+    async fn has_no_data(&self) -> Result<bool, Error> {
         let Segment { data: None, manifest: Some(manifest), .. } = &self.segment else { return Ok(false) };
         let path = manifest.clone();
-        Ok(blocking(move || read_facts(&path)).await??.gave_way.is_some())
+        let facts = blocking(move || read_facts(&path)).await??;
+        Ok(facts.gave_way.is_some() || facts.salvaged && facts.frames == 0)
+    }
+
+    /// Aborts what S3 has of a segment without data. Its journal is the last that knows of it, so it is kept until that is done.
+    async fn withdraw(&mut self) -> Result<(), Error> {
+        let place = self.place();
+        let upload = match self.upload() {
+            None if self.read(|state| state.creating) => self.find_created(&place).await?.map(|id| Upload { place, id }),
+            upload => upload,
+        };
+        if let Some(upload) = upload {
+            match self.way.store.abort(&upload).await {
+                // Then it is for the bucket's lifecycle rule.
+                Err(error) if matches!(error.class, Class::Denied | Class::Unsupported) => {
+                    warn!(segment = self.segment.capture_id, "{error}")
+                }
+                Err(error) if error.class != Class::NoSuchUpload => return Err(error.into()),
+                _ => {}
+            }
+        }
+        self.abort_useless().await;
+        Ok(())
     }
 
     /// Gets the object into the store, as far as its bytes are there.

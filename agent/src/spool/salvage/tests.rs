@@ -140,11 +140,15 @@ fn the_draft_keeps_what_the_file_cannot_tell() {
 }
 
 #[test]
-fn a_segment_that_s3_may_know_of_is_shipped_even_without_a_frame() {
-    let (_dir, folder) = left_behind(&[], "pcap");
-    Journal::resume(&folder.path(ID, "journal")).unwrap().append(Record::Creating).unwrap();
-    salvage(&folder, &folder.segments().unwrap());
-    assert_eq!(facts(&folder).frames, 0);
+fn of_a_segment_without_a_frame_whose_upload_was_begun_only_facts_stay_by_which_it_is_ended() {
+    let (bytes, _) = file(Format::Pcap, 0);
+    for left in [&bytes[..0], &bytes[..10], &bytes, &[0; 4096]] {
+        let (_dir, folder) = left_behind(left, "pcap");
+        Journal::resume(&folder.path(ID, "journal")).unwrap().append(Record::Creating).unwrap();
+        assert_eq!(salvage(&folder, &folder.segments().unwrap()), 1);
+        assert!(!folder.path(ID, "pcap").exists() && folder.path(ID, "journal").exists());
+        assert_eq!((facts(&folder).frames, facts(&folder).file_bytes, facts(&folder).salvaged), (0, 0, true));
+    }
 }
 
 #[test]

@@ -1,0 +1,101 @@
+//! A small ext4 file system in a file, mounted: real blocks that run out, and a disk that can be copied as a power loss leaves it.
+//! In: a folder, a size. Out: where it is mounted. Never: outlives the value, also when a test fails. Needs root and loop devices.
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The file system. Unmounted, and its file removed, with the value.
+#[derive(Debug)]
+pub struct FileSystem {
+    file: PathBuf,
+    at: PathBuf,
+}
+
+impl FileSystem {
+    /// Makes one of `bytes` in `folder`.
+    ///
+    /// # Panics
+    /// When it cannot be made or mounted.
+    #[must_use]
+    pub fn new(folder: &Path, bytes: u64) -> Self {
+        let file = folder.join("image-0");
+        File::create(&file).unwrap().set_len(bytes).unwrap();
+        // No blocks for root alone (-m 0): the agent under test is root, and would have them.
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", file.to_str().unwrap()]);
+        Self::mount(file, folder.join("disk-0"))
+    }
+
+    fn mount(file: PathBuf, at: PathBuf) -> Self {
+        fs::create_dir_all(&at).unwrap();
+        let made = Self { file, at };
+        // The kernel does not help by writing its journal of its own accord every five seconds.
+        run("mount", &["-o", "loop,commit=300", made.file.to_str().unwrap(), made.at.to_str().unwrap()]);
+        made
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn at(&self) -> &Path {
+        &self.at
+    }
+
+    /// What a power loss at this moment leaves, mounted beside it: what the file system has not yet sent to its disk is not in it. `number` tells
+    /// the copies apart.
+    ///
+    /// # Panics
+    /// When it cannot be copied or mounted.
+    #[must_use]
+    pub fn after_power_loss(&self, number: usize) -> Self {
+        let folder = self.file.parent().unwrap();
+        let file = folder.join(format!("image-{number}"));
+        run("cp", &["--sparse=always", self.file.to_str().unwrap(), file.to_str().unwrap()]);
+        Self::mount(file, folder.join(format!("disk-{number}")))
+    }
+
+    /// Fills it to its last block, and then gives back `leave` bytes. What fills it goes with [`Hog`].
+    ///
+    /// # Panics
+    /// When something else than want of room ends it.
+    #[must_use]
+    pub fn fill(&self, leave: u64) -> Hog {
+        let path = self.at.join("hog");
+        let mut file = File::create(&path).unwrap();
+        let mut bytes = 0;
+        loop {
+            match file.write(&[7; 4096]) {
+                Ok(written) => bytes += written as u64,
+                Err(cause) if cause.kind() == io::ErrorKind::StorageFull => break,
+                Err(cause) => panic!("cannot fill {}: {cause}", path.display()),
+            }
+        }
+        file.set_len(bytes.saturating_sub(leave)).unwrap();
+        Hog(path)
+    }
+}
+
+impl Drop for FileSystem {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+        let _ = fs::remove_file(&self.file);
+    }
+}
+
+/// Somebody else's file that fills a file system. Removed with the value.
+#[derive(Debug)]
+pub struct Hog(PathBuf);
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output();
+    let output = output.unwrap_or_else(|cause| panic!("cannot run {program}: {cause}; see tests/setup/system.sh"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "`{program} {}`: {said}; this test needs root and loop devices", args.join(" "));
+}
