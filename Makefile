@@ -21,8 +21,9 @@ test: system localstack moto  ## every suite; a table and the sums at the end
 test-quick: system  ## the suites that need neither root nor S3, in under three minutes
 	tests/run.sh quick
 
-soak: system localstack  ## kills, outages and load for MINUTES (60) and longer suites; the promises are checked as it goes
+soak: system localstack  ## load, kills, faults, outages and power losses for MINUTES (60); the promises are checked as it goes
 	@cargo build --workspace --locked
+	@cargo test --workspace --locked --no-run --test sequences --test power --test faults
 	@TAPFLEET_SOAK_SECONDS=$$(($(or $(MINUTES),60) * 60)) $(CARGO_TARGET_DIR)/debug/soak
 
 lint: system tools  ## format, clippy, licences and bans of dependencies, scripts

@@ -3,7 +3,8 @@
 # S3 answered, and the sum. `tests/run.sh quick` leaves out the suites that need root or an S3 endpoint, `all` nothing.
 #
 # A suite is a file of tests/tests; `unit` and `doc` are the tests beside the code. What a suite needs stands in its first
-# lines, as in `//! Needs: root, S3.` Lines that a test prints are collected when they begin with
+# lines, as in `//! Needs: root, S3.`, and how many of its tests run at once, if not one for each processor, as in `//! Threads: 4`.
+# Lines that a test prints are collected when they begin with
 #   S3 engine:  which implementation of S3 answered
 #   not run:    what was left out: a failure, unless it is for want of TAPFLEET_EXTRA_PCAPS, data from outside
 set -euo pipefail
@@ -24,12 +25,15 @@ failed=0
 
 needs() { head -n 12 "tests/tests/$1.rs" 2>/dev/null | grep -oE '^//! Needs:.*' || true; }
 
+# The threads that a suite asks for, as a setting of the test program.
+threads() { head -n 12 "tests/tests/$1.rs" 2>/dev/null | sed -nE 's/^\/\/! Threads: ([0-9]+).*/RUST_TEST_THREADS=\1/p'; }
+
 # Adds the numbers before "$2" of all result lines of a log; 0 where there is none, as after a suite that did not compile.
 sum() { awk -v what="$2" '/^test result:/ { for (i = 2; i <= NF; i++) if ($i ~ "^" what) n += $(i - 1) } END { print n + 0 }' "$1"; }
 
 # Runs one suite: name, then the arguments that choose it. A suite that needs root runs under sudo when this shell is not root.
 suite() {
-  local name=$1 log=$logs/$1.log start=$EPOCHREALTIME status=0 runner=()
+  local name=$1 log=$logs/$1.log start=$EPOCHREALTIME status=0 variables=()
   shift
   suites+=("$name")
   if [[ $(needs "$name") == *root* && $(id -u) -ne 0 ]]; then
@@ -40,9 +44,10 @@ suite() {
     fi
     local host
     host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
-    runner=("CARGO_TARGET_${host}_RUNNER=sudo -n -E")
+    variables=("CARGO_TARGET_${host}_RUNNER=sudo -n -E")
   fi
-  env "${runner[@]}" timeout --kill-after=20 "$suite_seconds_max" \
+  mapfile -t -O "${#variables[@]}" variables < <(threads "$name")
+  env "${variables[@]}" timeout --kill-after=20 "$suite_seconds_max" \
     cargo test --workspace --locked --no-fail-fast "$@" -- --show-output >"$log" 2>&1 </dev/null || status=$?
   finish "$name" "$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { print b - a }')" "$status"
 }

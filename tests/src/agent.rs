@@ -26,6 +26,9 @@ pub const INSTANCE: &str = "i-0123456789abcdef0";
 /// Where they answer, unless told otherwise: in a network namespace the port is free.
 const LISTEN: &str = "127.0.0.1:8080";
 
+/// How long the rest of a spool may take to arrive.
+const UPLOAD_REST_SECONDS: &str = "120";
+
 /// Settings by section and key, as the configuration file has them, and further environment variables.
 #[derive(Clone, Debug)]
 pub struct Settings(BTreeMap<String, BTreeMap<String, Value>>, BTreeMap<String, String>);
@@ -266,9 +269,11 @@ impl Agent {
     /// Sends what it left in its spool, by the command that is there for this.
     ///
     /// # Panics
-    /// When that fails.
+    /// When that fails, or takes longer than two minutes.
     pub fn upload_rest(&self) {
-        let output = daemon(self.netns.as_deref()).args(["spool", "upload", "--config"]).arg(&self.config).output().unwrap();
+        // What S3 refuses again and again is tried again and again: it has to be told to stop, and then says what is left.
+        let mut command = through(&["timeout", UPLOAD_REST_SECONDS], &daemon(self.netns.as_deref()));
+        let output = command.args(["spool", "upload", "--config"]).arg(&self.config).output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         assert!(output.status.success(), "tapfleetd spool upload: {}\n{}", output.status, String::from_utf8_lossy(&said));
     }

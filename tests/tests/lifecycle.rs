@@ -1,6 +1,7 @@
 //! An instance goes: scale-in, the interruption of spot, a shutdown of the machine. What it recorded is in S3 before, or a person hears of it.
 //! In: the daemon, packets over a veth pair, a fake of IMDSv2 and of Auto Scaling, LocalStack. Out: promises 6 and 7.
 //! Needs: root, S3, systemd-nspawn, mmdebstrap.
+//! Threads: 6, as all tests wait.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use std::collections::BTreeSet;

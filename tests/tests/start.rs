@@ -510,44 +510,6 @@ fn an_answer_without_end_is_not_taken_into_memory() {
 }
 
 #[test]
-fn an_agent_killed_after_any_record_of_the_journal_leaves_each_capture_in_s3_once() {
-    let bench = Bench::new();
-    let s3 = LocalStack::start(Some(bench.netns()));
-    bench.s3(&s3, async |s3| make_bucket(&s3, BUCKET).await);
-    let settings = bench.settings(&s3.endpoint());
-    let mut kept = Vec::new();
-    let records = ["open", "creating", "created", "part", "completing", "verified", "manifest_stored"];
-    for (round, record) in (0..).zip(records) {
-        let mut agent = bench.start(&settings);
-        bench.send(round * FRAMES, FRAMES, 100);
-        let line = format!("{{\"record\":\"{record}\"");
-        let begun = Instant::now();
-        let seen = || bench.spooled("journal").iter().any(|path| fs::read_to_string(path).is_ok_and(|text| text.contains(&line)));
-        while !seen() && begun.elapsed() < Duration::from_secs(5) {
-            thread::sleep(Duration::from_micros(200));
-        }
-        agent.kill();
-        let lasts: Vec<_> = bench.spooled("journal").iter().map(|path| fs::read_to_string(path).unwrap().lines().count()).collect();
-        kept.extend(bench.frames_in_spool());
-        println!("killed at '{record}': {lasts:?} lines, {} frames in the spool", bench.frames_in_spool().len());
-        let mut agent = bench.start(&settings);
-        agent.wait_for("the spool is empty", Duration::from_secs(20), |_| bench.spooled("journal").is_empty());
-        assert!(agent.stop(STOP).success());
-        agent.upload_rest();
-    }
-    let (found, _) = bench.frames_in_bucket(&s3);
-    let mut once = found.clone();
-    once.sort_unstable();
-    once.dedup();
-    assert_eq!(once.len(), found.len(), "a frame is there twice: {found:?}");
-    let missing: Vec<_> = kept.iter().filter(|number| once.binary_search(number).is_err()).collect();
-    assert!(missing.is_empty(), "in the spool and not in S3: {missing:?}");
-    // One that was begun when the agent died, and whose id nobody heard, is all that may be left.
-    let left = bench.s3(&s3, async |s3| s3.list_multipart_uploads().bucket(BUCKET).send().await.unwrap());
-    assert!(left.uploads().len() <= 2, "{:?}", left.uploads());
-}
-
-#[test]
 fn a_stop_does_not_wait_for_the_salvage_of_a_long_segment() {
     let bench = Bench::new();
     fs::create_dir(bench.path("spool")).unwrap();

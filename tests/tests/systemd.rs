@@ -2,6 +2,7 @@
 //! In: a small Debian booted in a container, packets over a veth pair, a topic. Out: promises 5 and 7, and what the units claim.
 //! The captures' S3 cannot be reached; the topic is LocalStack's. Out of memory is made by cgroup v1 of this host.
 //! Needs: root, systemd-nspawn, mmdebstrap, S3.
+//! Threads: 4, as most tests wait.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +10,7 @@ use std::fs;
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,8 @@ use tapfleet_tests::mailbox::{Mail, Mailbox, Passage};
 use tapfleet_tests::netns::TAP;
 use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp};
 
-/// What is under load wants the processors for itself; what mostly waits may run side by side.
-static PROCESSORS: RwLock<()> = RwLock::new(());
+/// One after the other: what is under load. What mostly waits runs beside.
+static LOAD: Mutex<()> = Mutex::new(());
 
 const SPOOL: &str = "/var/lib/tapfleet/spool";
 
@@ -36,12 +37,8 @@ const ALERT_EXPOSURE: f64 = 3.5;
 /// What a restart may take until frames are taken again.
 const BACK: Duration = Duration::from_secs(2);
 
-fn alone() -> RwLockWriteGuard<'static, ()> {
-    PROCESSORS.write().unwrap_or_else(|poison| poison.into_inner())
-}
-
-fn beside() -> RwLockReadGuard<'static, ()> {
-    PROCESSORS.read().unwrap_or_else(|poison| poison.into_inner())
+fn alone() -> MutexGuard<'static, ()> {
+    LOAD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn settings() -> Settings {
@@ -276,7 +273,6 @@ const DIED: &str = "the capture agent died";
 
 #[test]
 fn each_way_to_die_is_mailed_once_in_words_that_fit_and_a_clean_stop_is_not() {
-    let _beside = beside();
     let hold = "[Service]\nWatchdogSec=4\nTimeoutAbortSec=1\n";
     let watched = Watched::boot(&settings(), hold, 2);
     let machine = &watched.machine;
@@ -363,7 +359,6 @@ fn hook_is_quick(watched: &Watched) {
 
 #[test]
 fn a_crash_loop_with_sns_black_holed_is_back_in_two_seconds_each_time_and_mailed_once_with_its_end() {
-    let _beside = beside();
     const KILLS: u32 = 5;
     let watched = Watched::boot(&settings(), "", 60);
     watched.mailbox.door.set(Passage::Hole);
@@ -397,7 +392,6 @@ fn a_crash_loop_with_sns_black_holed_is_back_in_two_seconds_each_time_and_mailed
 
 #[test]
 fn an_agent_whose_program_is_missing_is_mailed_about_after_a_minute_and_revived_when_it_is_back() {
-    let _beside = beside();
     let watched = Watched::boot(&settings(), "", 60);
     let machine = &watched.machine;
     machine.systemctl("start");
@@ -452,9 +446,10 @@ impl Starved {
         let group = PathBuf::from(format!("/sys/fs/cgroup/memory/tapfleet-{}", std::process::id()));
         fs::create_dir(&group).unwrap_or_else(|cause| panic!("cannot make {}: {cause}; this test needs cgroup v1 memory", group.display()));
         let starved = Self(group);
-        fs::write(starved.0.join("cgroup.procs"), pid.to_string()).unwrap();
-        // What it has already stays with its old group; the next pages are too many.
+        // A limit below what a group has already is refused (EBUSY), so it comes first. What the process has stays with its old group;
+        // the next pages are too many.
         fs::write(starved.0.join("memory.limit_in_bytes"), "65536").unwrap();
+        fs::write(starved.0.join("cgroup.procs"), pid.to_string()).unwrap();
         starved
     }
 

@@ -1,36 +1,42 @@
-//! `make soak`: the acts of the kill storm, larger and again and again, each with another seed, for as long as told.
-//! In: `TAPFLEET_SOAK_SECONDS` (3600), `TAPFLEET_SEED` for the first round. Out: a table of each act, the sums; exit code 1 when a
-//! promise was broken, with the seed that broke it. Never: begins an act when the time is over; hides a broken promise by going on.
+//! `make soak`: kills, faults, outages and power losses again and again, each round larger than the one before, for as long as told.
+//! In: `TAPFLEET_SOAK_SECONDS` (3600), `TAPFLEET_SEED` for the first round of kills. Out: a table of each act, the sums; exit code 1
+//! when a promise was broken, with the seed that broke it. Never: begins an act when the time is over; goes on after a broken promise.
 //! Needs: root, S3.
 #![allow(clippy::print_stdout, clippy::panic)]
 
-use std::panic;
-use std::process::ExitCode;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use tapfleet_tests::storm::ledger::Sum;
-use tapfleet_tests::storm::{Lot, act};
+use tapfleet_tests::storm::{Lot, SEED, act};
 
 /// How long it takes unless told.
 const SECONDS: u64 = 3600;
 
-/// How often an agent dies at each point in one act.
-const HITS: usize = 10;
-
-/// Agents that die in one act at moments drawn by lot.
-const KILLS: usize = 200;
-
-/// How long these live at most: two windows end meanwhile.
+/// Agents that live so long at most when a lot chooses their end: two windows end meanwhile.
 const LIFE: Duration = Duration::from_secs(3);
 
-/// An act of the storm.
-type Act = fn(&mut Lot) -> Sum;
+/// From this round on they do not grow any more.
+const ROUND_MAX: usize = 10;
+
+/// What a round consists of.
+enum Act {
+    /// An act of the storm, so many times as large as in the first round.
+    Storm(fn(&mut Lot, usize) -> Sum),
+    /// A suite of `tests/tests`, and the variable that says how large it is in the first round.
+    Suite(&'static str, Option<(&'static str, usize)>),
+}
 
 const ACTS: &[(&str, Act)] = &[
-    ("at each point", |_| act::at_each_point(HITS)),
-    ("at any moment", |lot| act::at_any_moment(lot, KILLS, LIFE)),
-    ("while S3 comes and goes", |lot| act::while_s3_comes_and_goes(lot, KILLS / 2, LIFE)),
-    ("at default settings", |lot| act::at_default_settings(lot, KILLS / 4)),
+    ("kills at each point", Act::Storm(|_, size| act::at_each_point(3 * size))),
+    ("kills at any moment", Act::Storm(|lot, size| act::at_any_moment(lot, 20 * size, LIFE))),
+    ("kills while S3 comes and goes", Act::Storm(|lot, size| act::while_s3_comes_and_goes(lot, 10 * size, LIFE))),
+    ("kills at default settings", Act::Storm(|lot, size| act::at_default_settings(lot, 10 * size))),
+    ("random faults of S3", Act::Suite("sequences", Some(("TAPFLEET_SEQUENCES", 10_000)))),
+    ("power losses", Act::Suite("power", Some(("TAPFLEET_POWER_LOSSES", 20)))),
+    ("every fault of S3 by name", Act::Suite("faults", None)),
 ];
 
 fn main() -> ExitCode {
@@ -39,23 +45,40 @@ fn main() -> ExitCode {
     });
     let (begun, time) = (Instant::now(), Duration::from_secs(seconds));
     let mut lot = Lot::drawn();
-    let (mut acts, mut all) = (0, Sum::default());
-    for (name, act) in ACTS.iter().cycle() {
+    let mut all = Sum::default();
+    let rounds = (1..).flat_map(|round: usize| ACTS.iter().map(move |act| (round, act)));
+    for (acts, (round, (name, act))) in rounds.enumerate() {
         if begun.elapsed() >= time {
+            println!("soak: every promise held for {} s, in {acts} acts", begun.elapsed().as_secs());
             break;
         }
-        println!("==== {} of {seconds} s: {name}, TAPFLEET_SEED={} ====", begun.elapsed().as_secs(), lot.seed());
-        let Ok(sum) = panic::catch_unwind(panic::AssertUnwindSafe(|| act(&mut lot))) else {
-            println!("soak: a promise was broken {name}, after {} s; the words are above", begun.elapsed().as_secs());
+        println!("==== {} of {seconds} s, round {round}: {name}, {SEED}={} ====", begun.elapsed().as_secs(), lot.seed());
+        let Ok(sum) = panic::catch_unwind(AssertUnwindSafe(|| play(act, &mut lot, round.min(ROUND_MAX)))) else {
+            println!("soak: a promise was broken by {name}, after {} s; the words are above", begun.elapsed().as_secs());
             return ExitCode::FAILURE;
         };
-        acts += 1;
         all = all.and(sum);
         println!(
-            "soak: {acts} acts, {} kills, {} packets sent, {} in S3 once, {} lost by kills, {} captures",
+            "soak: {} kills in storms, {} packets sent, {} in S3 once, {} lost by kills, {} captures",
             all.kills, all.sent, all.stored, all.lost, all.captures
         );
     }
-    println!("soak: every promise held for {} s", begun.elapsed().as_secs());
     ExitCode::SUCCESS
+}
+
+/// Panics when a promise is broken.
+fn play(act: &Act, lot: &mut Lot, size: usize) -> Sum {
+    match act {
+        Act::Storm(storm) => storm(lot, size),
+        Act::Suite(suite, scale) => {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let mut cargo = Command::new("cargo");
+            cargo.args(["test", "--workspace", "--locked", "--test", suite, "--", "--nocapture"]).current_dir(root);
+            // A suite that is given a seed runs that alone.
+            cargo.env_remove(SEED).envs(scale.map(|(variable, first)| (variable, (first * size).to_string())));
+            let status = cargo.status().unwrap_or_else(|cause| panic!("cannot run cargo: {cause}"));
+            assert!(status.success(), "the suite '{suite}' ended with {status}");
+            Sum::default()
+        }
+    }
 }

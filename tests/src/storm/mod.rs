@@ -33,9 +33,6 @@ use crate::netns::{Pair, TAP};
 /// How long an agent may take to come to a point: two windows end meanwhile.
 const COME_TO_POINT: Duration = Duration::from_secs(3);
 
-/// How long the spool may take to become empty.
-const EMPTY: Duration = Duration::from_secs(120);
-
 /// Agents that write under the same prefix. Each must find a free name for the same minute: more of them would only test that.
 const AGENTS_PER_PREFIX: usize = 12;
 
@@ -238,7 +235,6 @@ impl Storm {
         let begun = Instant::now();
         agent.upload_rest();
         println!("what was left arrived within {:.1} s", begun.elapsed().as_secs_f64());
-        assert!(begun.elapsed() < EMPTY, "it took {:?}", begun.elapsed());
         let left: Vec<_> = segments(&self.spool(), &BTreeSet::new()).into_keys().collect();
         assert!(left.is_empty(), "segments were left in the spool: {left:?}");
         let stored = self.ask_s3(Stored::read);
