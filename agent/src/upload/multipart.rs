@@ -160,22 +160,20 @@ impl<S: Store> Sending<S> {
 
     /// Aborts what S3 has of a segment without data. Its journal is the last that knows of it, so it is kept until that is done.
     async fn withdraw(&mut self) -> Result<(), Error> {
-        let place = self.place();
-        let upload = match self.upload() {
-            None if self.read(|state| state.creating) => self.find_created(&place).await?.map(|id| Upload { place, id }),
-            upload => upload,
-        };
-        if let Some(upload) = upload {
+        if self.upload().is_none() && self.read(|state| state.creating) {
+            self.give_up_created(&self.place()).await?;
+        }
+        let uploads: Vec<_> = self.useless.iter().cloned().chain(self.upload()).collect();
+        for upload in uploads {
             match self.way.store.abort(&upload).await {
                 // Then it is for the bucket's lifecycle rule.
                 Err(error) if matches!(error.class, Class::Denied | Class::Unsupported) => {
-                    warn!(segment = self.segment.capture_id, "{error}")
+                    warn!(segment = self.segment.capture_id, "{error}");
                 }
                 Err(error) if error.class != Class::NoSuchUpload => return Err(error.into()),
                 _ => {}
             }
         }
-        self.abort_useless().await;
         Ok(())
     }
 
