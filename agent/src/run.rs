@@ -87,9 +87,11 @@ pub enum Error {
     /// The uploader panicked: a defect.
     #[error("the uploader died; this is a defect, please report the log lines before this one")]
     Uploader,
-    /// A thread of the spool panicked: a defect.
-    #[error("a thread of the spool died; this is a defect, please report the log lines before this one")]
-    SpoolThread,
+    /// A thread of the spool panicked, or its disk lost what it had taken.
+    #[error(
+        "the spool cannot be written any more: its disk lost bytes that it had taken, or a thread of it died; the log lines before this one say which"
+    )]
+    SpoolLost,
     /// A replayed file's segments did not all reach S3.
     #[error("{0} segments are still in the spool; `tapfleetd spool upload` sends them")]
     Unsent(usize),
@@ -181,7 +183,7 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         () = &mut told_to_stop => End::Told { machine_too: stopping_with_machine().await },
         () = leaver.ends(), if !replay => End::Leaving,
         _ = died(&mut uploads) => End::UploaderDied,
-        () = spool_died(&spool_threads) => return Err(Error::SpoolThread),
+        () = spool_lost(&spool_threads) => return Err(Error::SpoolLost),
     };
     let mut leaves = matches!(end, End::Leaving | End::Told { machine_too: true });
     if leaves {
@@ -286,9 +288,9 @@ fn start_lifecycle(
     Some(tokio::spawn(running))
 }
 
-/// Done when a thread of the spool has died: then nothing reaches the disk any more.
-async fn spool_died(spool_threads: &writer::Threads) {
-    while !spool_threads.have_died() {
+/// Done when the spool is of no use to this agent any more; the next one makes whole what is there.
+async fn spool_lost(spool_threads: &writer::Threads) {
+    while !spool_threads.have_failed() {
         sleep(TELL_EVERY / 4).await;
     }
 }

@@ -118,9 +118,9 @@ impl Drop for Alive {
 }
 
 impl Threads {
-    /// Whether one of them has died: nothing reaches the disk any more. A defect.
+    /// Whether the spool is of no use to this agent any more: a thread has died, or the disk has lost what it took.
     #[must_use]
-    pub fn have_died(&self) -> bool {
+    pub fn have_failed(&self) -> bool {
         self.died.load(Ordering::Acquire)
     }
 
@@ -171,7 +171,8 @@ pub fn start(folder: &Folder, settings: &Settings, counters: Arc<Counters>) -> R
         syncs,
         patient: patient.clone(),
     };
-    let mut syncing = Syncing { folder: folder.clone(), patient: Patient { thread: Thread::Sync, ..patient }, disk: KernelDisk };
+    let mut syncing =
+        Syncing { folder: folder.clone(), patient: Patient { thread: Thread::Sync, ..patient }, disk: KernelDisk, died: died.clone() };
     let looking = Looking { folder: folder.clone(), on_full: settings.on_full, counters: counters.clone() };
     let (look, to_look) = sync_channel(1);
     let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -590,6 +591,8 @@ struct Syncing<D> {
     folder: Folder,
     patient: Patient,
     disk: D,
+    /// Set when bytes are lost: nothing may follow them, so the agent ends and the next one begins new segments.
+    died: Arc<AtomicBool>,
 }
 
 impl<D: Disk> Syncing<D> {
@@ -613,7 +616,7 @@ impl<D: Disk> Syncing<D> {
     /// A sync that failed may have marked as clean what did not reach the disk, and the next one would say that all is well
     /// (fsync(2), "EIO"). What no sync has confirmed is therefore read back, compared and written once more before it is tried again.
     fn make_durable(&mut self, data: &Data, extent: Extent) -> bool {
-        let Self { patient, disk, .. } = self;
+        let Self { patient, disk, died, .. } = self;
         let mut durable = data.durable.lock().unwrap_or_else(PoisonError::into_inner);
         let mut doubtful = false;
         let done = patient.insist(|| {
@@ -631,6 +634,7 @@ impl<D: Disk> Syncing<D> {
         });
         if done == Some(false) {
             data.lost.store(true, Ordering::Release);
+            died.store(true, Ordering::Release);
             tracing::error!(
                 path = %data.path.display(), from = durable.bytes, to = extent.bytes,
                 "the disk has lost bytes of a segment; what it has left will be sent after the next start"

@@ -59,10 +59,11 @@ fn what_a_failed_sync_left_in_doubt_is_written_again_before_it_counts_as_durable
     let patient = Patient { abandon: Arc::default(), counters: Arc::default(), thread: Thread::Sync };
     let extent = |bytes: usize| Extent { bytes: bytes as u64, crc64nvme: checksum(CrcAlgorithm::Crc64Nvme, &content[..bytes]) };
     let data = || Data { path: path.clone(), file: file.try_clone().unwrap(), durable: Mutex::default(), lost: AtomicBool::new(false) };
+    let died = Arc::new(AtomicBool::new(false));
     for failures in [0, 1, 3] {
         let (data, mut disk) = (data(), Forgetful::default());
         (&mut disk).write(&file, &content[..1000], 0).unwrap();
-        let mut syncing = Syncing { folder: folder.clone(), patient: patient.clone(), disk: &mut disk };
+        let mut syncing = Syncing { folder: folder.clone(), patient: patient.clone(), disk: &mut disk, died: died.clone() };
         assert!(syncing.make_durable(&data, extent(1000)));
         syncing.disk.write(&file, &content[1000..], 1000).unwrap();
         syncing.disk.failures = failures;
@@ -70,11 +71,12 @@ fn what_a_failed_sync_left_in_doubt_is_written_again_before_it_counts_as_durable
         assert_eq!(disk.durable, (0..3000).collect(), "after {failures} failures");
         assert_eq!(fs::read(&path).unwrap(), content);
     }
-    // What does not read back as it was written is lost, and nothing may follow it.
+    assert!(!died.load(Ordering::Acquire));
+    // What does not read back as it was written is lost, nothing may follow it, and the agent is not to go on with this spool.
     let (data, mut disk) = (data(), Forgetful { failures: 1, ..Forgetful::default() });
     file.write_all_at(b"something else", 2000).unwrap();
-    let mut syncing = Syncing { folder: folder.clone(), patient, disk: &mut disk };
-    assert!(!syncing.make_durable(&data, extent(3000)) && data.lost.load(Ordering::Acquire));
+    let mut syncing = Syncing { folder: folder.clone(), patient, disk: &mut disk, died: died.clone() };
+    assert!(!syncing.make_durable(&data, extent(3000)) && data.lost.load(Ordering::Acquire) && died.load(Ordering::Acquire));
     drop(writer);
     threads.finish(Duration::from_secs(60));
 }
@@ -115,7 +117,7 @@ fn a_recorder_that_waits_for_the_disk_lives_and_says_for_how_long_it_waits() {
 }
 
 #[test]
-fn a_thread_of_the_spool_that_panics_is_known_to_have_died_and_one_that_ends_is_not() {
+fn a_thread_of_the_spool_that_panics_is_known_to_have_failed_and_one_that_ends_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (_folder, writer, threads) = spool(dir.path());
     let died = threads.died.clone();
