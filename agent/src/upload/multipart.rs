@@ -253,7 +253,8 @@ impl<S: Store> Sending<S> {
             Ok(begun) => {
                 let known = |upload: &Upload| upload.place != *place || self.useless.contains(upload);
                 let new: Vec<_> = begun.into_iter().map(|begun| begun.upload).filter(|upload| !known(upload)).collect();
-                self.useless.extend(new);
+                // Now, and not when the segment is confirmed: that they may be there is forgotten with the next creation.
+                self.abort(new).await;
                 Ok(())
             }
             // Then what may be left is for the bucket's lifecycle rule.
@@ -490,6 +491,11 @@ impl<S: Store> Sending<S> {
     /// before, the next look for orphans sees to it.
     async fn abort_useless(&mut self) {
         let useless = std::mem::take(&mut self.useless);
+        self.abort(useless).await;
+    }
+
+    /// Aborts uploads, but for those that another segment goes on with. Where that fails they are orphans.
+    async fn abort(&self, useless: Vec<Upload>) {
         if useless.is_empty() {
             return;
         }
