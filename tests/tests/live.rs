@@ -58,21 +58,7 @@ fn rotations(engine: &str, threads: u64, format: &str) {
     compressed_rotations(engine, threads, format, "none");
 }
 
-/// Each frame once, whatever happens; and in order. Two threads' frames can only be put in order when none of them is held up for longer
-/// than the merge waits: where the machine's host takes a processor away for so long, that says nothing of the agent, and it is tried again.
 fn compressed_rotations(engine: &str, threads: u64, format: &str, compression: &str) {
-    let attempts = if threads == 1 { 1 } else { 3 };
-    for attempt in 1..=attempts {
-        match rotate(engine, threads, format, compression) {
-            Ok(()) => return,
-            Err(disorder) => println!("attempt {attempt} of {attempts}: {disorder}"),
-        }
-    }
-    panic!("{engine}, {threads} threads: not in order");
-}
-
-/// Gives what is out of order, if anything is.
-fn rotate(engine: &str, threads: u64, format: &str, compression: &str) -> Result<(), String> {
     let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
     let bench = Bench::new();
     let settings = bench.settings().set("capture.engine", engine).set("capture.threads", threads).set("record.format", format);
@@ -98,7 +84,7 @@ fn rotate(engine: &str, threads: u64, format: &str, compression: &str) -> Result
     let store = bench.store();
     let captures = store.captures();
     assert!(captures.len() > 10, "{} segments are fewer than eleven: {:?}", captures.len(), captures.keys());
-    check_frames(&captures, &sent, format)?;
+    check_frames(&captures, &sent, format);
     check_manifests(&store, &captures, &sent);
     for (key, file) in store.files().iter().step_by(4) {
         let path = bench.folder().join(key.replace('/', "_"));
@@ -112,35 +98,30 @@ fn rotate(engine: &str, threads: u64, format: &str, compression: &str) -> Result
         sending.as_secs_f64(),
         captures.len()
     );
-    Ok(())
 }
 
-/// N sent are N stored, byte for byte, each origin under its own name. Gives the first that is not in order.
-fn check_frames(captures: &BTreeMap<String, Vec<Record>>, sent: &Sent, format: &str) -> Result<(), String> {
-    let (mut stored, mut names) = (Vec::new(), BTreeSet::new());
-    let mut disorder = None;
+/// N sent are N stored, byte for byte and in order, each origin under its own name.
+fn check_frames(captures: &BTreeMap<String, Vec<Record>>, sent: &Sent, format: &str) {
+    let mut number = 0;
+    let mut names = BTreeSet::new();
     for (key, records) in captures {
         let mut last_ns = 0;
         for record in records {
-            let number = sequence(&record.bytes).unwrap_or_else(|| panic!("a frame of {key} was never sent"));
+            assert_eq!(sequence(&record.bytes), Some(number), "frame {number} is not where it belongs, in {key}");
             assert_eq!(record.bytes, inner(number, 0), "frame {number} is not what was sent, in {key}");
             assert_eq!(record.orig_len as usize, record.bytes.len());
-            if number != stored.len() as u64 || record.time_ns < last_ns {
-                disorder.get_or_insert_with(|| format!("frame {number} stands at place {} and not in order, in {key}", stored.len()));
-            }
+            assert!(record.time_ns >= last_ns, "frame {number} of {key} is not in order of time");
             last_ns = record.time_ns;
             names.extend(record.interface.clone());
-            stored.push(number);
+            number += 1;
         }
     }
-    stored.sort_unstable();
-    assert!(stored.iter().copied().eq(0..sent.frames), "{} sent, {} stored: one is missing or stands twice", sent.frames, stored.len());
+    assert_eq!(number, sent.frames, "sent and stored");
     if format == "pcapng" {
         let aws = Aws::default();
         let vni = aws.vni;
         assert_eq!(names, BTreeSet::from([format!("vpce-{:017x}/vni-{vni}", aws.endpoint), format!("direct/vni-{vni}")]));
     }
-    disorder.map_or(Ok(()), Err)
 }
 
 /// One manifest for each capture, true of it; all of them add up to what the kernel gave.
