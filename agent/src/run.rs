@@ -20,6 +20,7 @@ use crate::alert::rules::Trouble;
 use crate::alert::{self, Place, Sns, relief};
 use crate::capture::keeper::Keeper;
 use crate::capture::ring::{self, Group, Ring, Shelf};
+use crate::capture::tee::Tee;
 use crate::capture::worker::{Judge, Opener, Shared, Worker};
 use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
 use crate::config::{Instance, Settings};
@@ -139,6 +140,7 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     let listener = listen(settings.health.listen).await?;
     let (writer, spool_threads) = writer::start(&folder, &settings.spool, counters.clone())?;
     let interface = if replay { String::new() } else { interface::resolve(&settings.capture.interface).map_err(Error::Capture)? };
+    refuse_loop(settings.tee.as_deref(), &interface)?;
     let group = group(&settings.capture, &interface)?;
     let rotation = Rotation::new(settings.record.rotate_seconds);
     let (mut ended, _keeper) = start_capture(&settings, &interface, shared.clone(), &group, rotation.clone(), writer, names)?;
@@ -530,6 +532,18 @@ impl Shelf for Store {
     }
 }
 
+/// Frames sent out of the captured interface could come back by it.
+fn refuse_loop(tee: Option<&str>, interface: &str) -> Result<(), capture::Error> {
+    match tee {
+        Some(tee) if tee == interface => Err(capture::Error::System {
+            act: "send mirrored frames out of",
+            thing: tee.to_owned(),
+            cause: "it is the interface that is captured; set tee.interface to another one, such as one end of a veth pair".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// What ties the threads' sockets together, and to those of the agent before.
 fn group(settings: &capture::Settings, interface: &str) -> Result<Arc<Group>, capture::Error> {
     let found = ring::socket::passed();
@@ -556,6 +570,8 @@ fn start_capture(
     let keeper = live.then(|| Keeper::open(&settings.capture.rules));
     let (events, from_threads) = sync_channel(threads * BATCHES_PER_THREAD);
     let mut give_back = Vec::new();
+    let (tee, branches) = settings.tee.clone().map(|interface| Tee::new(interface, threads, &shared.counters)).unzip();
+    let mut branches = branches.into_iter().flatten();
     // All are open before any runs: an error is then seen before the agent says that it is ready.
     let mut workers = Vec::new();
     for thread in 0..threads {
@@ -565,11 +581,15 @@ fn start_capture(
         let (back, spent): (SyncSender<Batch>, Receiver<Batch>) = sync_channel(BATCHES_PER_THREAD);
         give_back.push(back);
         let judge = Judge::new(&settings.capture, filter);
-        workers.push((engine, Worker::new(thread, open, judge, shared.clone(), SystemClock, events.clone(), spent)));
+        let worker = Worker::new(thread, open, judge, shared.clone(), SystemClock, events.clone(), spent);
+        workers.push((engine, worker.teed(branches.next())));
     }
     drop(events);
     let meter = meter(live.then(|| interface.to_owned()));
     let recorder = Recorder::new(settings.record.clone(), writer, SystemClock, shared, meter, names).rotating(rotation);
+    if let Some(tee) = tee {
+        spawn("tee", move || tee.run())?;
+    }
     for (engine, worker) in workers {
         spawn("capture", move || worker.run(engine))?;
     }

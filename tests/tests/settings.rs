@@ -15,7 +15,7 @@ use tapfleet::record::{Compression, Format, Precision};
 use tapfleet::wire::Inline;
 
 /// One wrong value for each kind of mistake that a key can have, as TOML.
-const WRONG: [(&str, &[&str]); 49] = [
+const WRONG: [(&str, &[&str]); 50] = [
     ("capture.interface", &["\"\"", "\"any\"", "\"sixteen-bytes-xx\"", "\"a b\"", "\"..\"", "\"eth0\\u0000\"", "3"]),
     ("capture.engine", &["\"Ring\"", "\"\"", "true"]),
     ("capture.files", &["\"a.pcap\"", "[1]", "[\"\"]", "{}"]),
@@ -69,6 +69,7 @@ const WRONG: [(&str, &[&str]); 49] = [
     ("alert.dir", &["\"\"", "\"outbox\""]),
     ("health.listen", &["\"8080\"", "\"localhost:8080\"", "8080", "\"0.0.0.0:65536\""]),
     ("metrics.cloudwatch_namespace", &["\"AWS/EC2\"", "\":x\"", "\"a b\"", "1", "[]"]),
+    ("tee.interface", &["\"auto\"", "\"any\"", "\"a/b\"", "4"]),
     ("host.time_server", &["\"time.example.net\"", "\"10.0.0.1:0\"", "\"10.0.0.1/8\"", "123", "\"169.254.169.123:99999\""]),
     ("lifecycle.hook", &["\"\"", "\"a b\"", "4"]),
     ("lifecycle.rotate_seconds", &["0", "7", "86401", "\"15s\""]),

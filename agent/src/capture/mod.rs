@@ -21,6 +21,7 @@ mod live;
 pub mod merge;
 pub mod origins;
 pub mod ring;
+pub mod tee;
 pub mod worker;
 
 /// Where frames come from.

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use pcap::BpfProgram;
 
 use super::origins::Origins;
+use super::tee::Branch;
 use super::{Batch, Direction, Engine, Error, Event, Gap, Item, Losses, Settings, Taken, What};
 use crate::host::clock::{Clock, SECOND_NS};
 use crate::observe::counters::{Counters, Pulse};
@@ -54,6 +55,7 @@ pub struct Worker<C> {
     losses_read_ns: u64,
     /// The batch of a round that brought no frames.
     spare: Option<Batch>,
+    tee: Option<Branch>,
 }
 
 impl<C: Clock> Worker<C> {
@@ -68,7 +70,14 @@ impl<C: Clock> Worker<C> {
         events: SyncSender<Event>,
         spent: Receiver<Batch>,
     ) -> Self {
-        Self { thread, open, judge, shared, clock, events, spent, counted: Losses::default(), losses_read_ns: 0, spare: None }
+        Self { thread, open, judge, shared, clock, events, spent, counted: Losses::default(), losses_read_ns: 0, spare: None, tee: None }
+    }
+
+    /// Has the mirrored frames sent out of another interface, too.
+    #[must_use]
+    pub fn teed(mut self, tee: Option<Branch>) -> Self {
+        self.tee = tee;
+        self
     }
 
     /// Runs until told to stop, the engine's end, or an error that reopening cannot cure. `engine` is the first engine, opened
@@ -92,6 +101,9 @@ impl<C: Clock> Worker<C> {
             match taken {
                 Ok(Taken::Frames) => {
                     self.judge.judge(&mut batch);
+                    if let Some(tee) = &mut self.tee {
+                        tee.offer(&batch);
+                    }
                     self.count_losses(engine.as_mut(), false)?;
                     if self.events.send(Event::Batch(batch)).is_err() {
                         return Ok(());

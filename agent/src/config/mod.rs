@@ -55,6 +55,8 @@ pub struct Settings {
     pub alert: alert::Settings,
     /// For the load balancer's check.
     pub health: Health,
+    /// The interface that mirrored frames are also sent out of; `None`: none.
+    pub tee: Option<String>,
     /// For CloudWatch.
     pub metrics: Metrics,
     /// For what the machine is held to.
@@ -298,6 +300,9 @@ fn combine(values: &Values, reader: &mut Reader) {
         }
         _ => {}
     }
+    if values.tee.as_ref().is_some_and(|tee| tee.is_some() && *tee == values.interface) {
+        reader.refuse("tee.interface", "another interface than capture.interface");
+    }
     if let (Some(spool), Some(outbox)) = (&values.spool_dir, &values.alert_dir)
         && Path::new(outbox).starts_with(spool)
     {
@@ -412,6 +417,7 @@ fn build(v: &Values) -> Option<Settings> {
         },
         alert: alerts(v)?,
         health: Health { listen: v.listen? },
+        tee: v.tee.clone()?,
         metrics: Metrics { cloudwatch_namespace: v.cloudwatch_namespace.clone()? },
         host: Host { time_server: v.time_server? },
         lifecycle: lifecycle::Settings {

@@ -105,7 +105,7 @@ impl Key {
 }
 
 /// The sections in the order of the example file, with what they are about.
-pub const SECTIONS: [(&str, &str); 10] = [
+pub const SECTIONS: [(&str, &str); 11] = [
     ("capture", "Where mirrored packets come from, and which are taken."),
     ("record", "How they are written."),
     ("spool", "Where capture files stay until S3 has confirmed them."),
@@ -113,6 +113,7 @@ pub const SECTIONS: [(&str, &str); 10] = [
     ("alert", "Who hears of it when captures fail to be taken or to arrive, and when that is over."),
     ("health", "What the load balancer and Prometheus ask."),
     ("metrics", "What goes to CloudWatch, once a minute."),
+    ("tee", "Mirrored frames for a live sensor on this machine, beside the capture files."),
     ("host", "What the machine is held to."),
     ("lifecycle", "What happens before the instance goes: scale-in, an interruption of spot, a shutdown."),
     ("instance", "Who records. Instance metadata (IMDSv2) says it; set it only outside EC2."),
@@ -235,6 +236,9 @@ keys! {
     cloudwatch_namespace: Option<String> = "metrics.cloudwatch_namespace", text(""), NAMESPACE,
         "The namespace of the metrics, which bear the Auto Scaling group's name; empty: off.";
 
+    tee: Option<String> = "tee.interface", text(""), TEE,
+        "The interface that they are sent out of, e.g. one end of a veth pair; its MTU must hold them. Empty: off.";
+
     time_server: Option<SocketAddr> = "host.time_server", text("169.254.169.123"), TIME_SERVER,
         "Whom the clock is compared with, by NTP; a clock that is off is a trouble, and stands in each manifest. Empty: off.";
     hook: Option<String> = "lifecycle.hook",
@@ -293,6 +297,11 @@ const INTERFACE: Text<String> = Text {
         name.then(|| t.to_owned())
     },
 };
+
+const TEE: OrEmpty<String> = OrEmpty(Text {
+    allowed: "the exact name of another interface than the captured one (at most 15 bytes)",
+    parse: |t| (INTERFACE.parse)(t).filter(|name| name != "auto"),
+});
 
 const PATH: Text<String> = Text { allowed: "paths of capture files", parse: |t| (!t.trim().is_empty()).then(|| t.to_owned()) };
 

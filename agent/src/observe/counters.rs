@@ -83,6 +83,10 @@ pub struct Counters {
     pub notes_repeated_option: Count,
     /// Accepted frames of fewer than 14 bytes.
     pub notes_runt: Count,
+    /// Mirrored frames that also went out of `tee.interface`.
+    pub tee_frames: Count,
+    /// Those that it did not take in time.
+    pub tee_drops: Count,
     /// Segments opened.
     pub segments_opened: Count,
     /// Segments closed.
