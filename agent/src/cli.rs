@@ -13,6 +13,7 @@ use tapfleet::run;
 use tracing_subscriber::EnvFilter;
 
 mod alert;
+mod check;
 mod spool;
 mod status;
 
@@ -31,7 +32,7 @@ enum Command {
         #[command(flatten)]
         file: SettingsFile,
     },
-    /// Print the settings that hold and where each came from, or everything that is wrong with them
+    /// Print the settings that hold, where each came from and what to change on this machine, or everything that is wrong with them
     Check {
         #[command(flatten)]
         file: SettingsFile,
@@ -188,8 +189,9 @@ fn command(command: Command) -> Result<(), Failure> {
         Command::Check { example: true, .. } => print(&config::example()),
         Command::Check { file, .. } => {
             let written = file.read(None)?;
-            written.meant()?;
-            print(&written.effective())
+            let settings = written.meant()?;
+            print(&written.effective())?;
+            print(&check::advice(&settings))
         }
         Command::Spool(Spool::List { file, folder, json }) => {
             let dir = file.read(Some(&folder))?.spool_dir()?;

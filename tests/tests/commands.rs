@@ -49,6 +49,23 @@ fn check_prints_what_is_effective_and_ends_with_0() {
 }
 
 #[test]
+fn check_advises_what_to_change_on_this_machine_in_lines_that_do_not_disturb_the_settings() {
+    let lo = ("TAPFLEET__CAPTURE__INTERFACE", "lo");
+    let (threads, rings) = (("TAPFLEET__CAPTURE__THREADS", "64"), ("TAPFLEET__CAPTURE__RING_BYTES", "16GiB"));
+    let (code, out, err) = said(&["check"], &[BUCKET, lo, threads, rings]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let advice: Vec<_> = out.lines().filter_map(|line| line.strip_prefix("# advice for this machine: ")).collect();
+    assert!(advice.iter().any(|line| line.contains("the rings take 1048576 of ")), "{out}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), &out).unwrap();
+    assert_eq!(said(&["check", "--config", file.path().to_str().unwrap()], &[]).0, 0);
+
+    let (code, out, _) = said(&["check"], &[BUCKET, ("TAPFLEET__CAPTURE__INTERFACE", "tapfleet-none")]);
+    assert_eq!(code, 0);
+    assert!(out.contains("# advice for this machine: cannot capture on 'tapfleet-none': no such interface; there are: "), "{out}");
+}
+
+#[test]
 fn check_prints_every_error_as_one_line_on_stderr_and_ends_with_2() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), "[capture]\nsnaplen = 0\nthreds = 2\n").unwrap();

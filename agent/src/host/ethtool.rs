@@ -1,8 +1,8 @@
-//! In: an interface name. Out: its driver's own counters, as `ethtool -S` shows them.
+//! In: an interface name. Out: its driver's own counters, as `ethtool -S` shows them; whether it merges packets; its receive ring.
 //! Never: changes anything; takes more than [`COUNTERS_MAX`] counters.
-//! Spec: linux/ethtool.h (ETHTOOL_GSSET_INFO, ETHTOOL_GSTRINGS, ETHTOOL_GSTATS), netdevice(7) for SIOCETHTOOL.
+//! Spec: linux/ethtool.h (ETHTOOL_GSSET_INFO, ETHTOOL_GSTRINGS, ETHTOOL_GSTATS, ETHTOOL_GGRO, ETHTOOL_GRINGPARAM), netdevice(7) for SIOCETHTOOL.
 //!
-//! There is no netlink question for these counters, so this file has the ioctl and its `unsafe` to itself.
+//! There is no question for these in rtnetlink, so this file has the ioctl and its `unsafe` to itself.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -17,8 +17,10 @@ const COUNTERS_MAX: usize = 4096;
 /// calls (its number of queues was changed) still finds room for four times as many.
 const ROOM: usize = 4 * COUNTERS_MAX;
 
+const ETHTOOL_GRINGPARAM: u32 = 0x10;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSTATS: u32 = 0x1d;
+const ETHTOOL_GGRO: u32 = 0x2b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETH_SS_STATS: u32 = 1;
 const ETH_GSTRING_LEN: usize = 32;
@@ -57,6 +59,33 @@ pub fn statistics(interface: &str) -> io::Result<Vec<(String, u64)>> {
     set_u32s(&mut values, [ETHTOOL_GSTATS, count as u32]);
     call(&socket, interface, &mut values)?;
     Ok(names.chunks_exact(ETH_GSTRING_LEN).map(text).zip(values.into_iter().skip(1)).collect())
+}
+
+/// Whether received packets are merged (generic receive offload).
+///
+/// # Errors
+/// When there is no such interface.
+pub fn merges_packets(interface: &str) -> io::Result<bool> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    // struct ethtool_value: cmd, data.
+    let mut value = vec![0u64; 1];
+    set_u32s(&mut value, [ETHTOOL_GGRO, 0]);
+    call(&socket, interface, &mut value)?;
+    Ok(value.first().is_some_and(|word| u32s(*word)[1] != 0))
+}
+
+/// Entries of the receive ring: as it is, and at most.
+///
+/// # Errors
+/// When there is no such interface, or its driver has no ring.
+pub fn receive_ring(interface: &str) -> io::Result<(u32, u32)> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    // struct ethtool_ringparam, in numbers of 32 bits: cmd, four maxima (rx, rx_mini, rx_jumbo, tx), then rx as it is and three more.
+    let mut ring = vec![0u64; 5];
+    set_u32s(&mut ring, [ETHTOOL_GRINGPARAM, 0]);
+    call(&socket, interface, &mut ring)?;
+    let number = |place: usize| ring.get(place / 2).and_then(|word| u32s(*word).get(place % 2).copied()).unwrap_or(0);
+    Ok((number(5), number(1)))
 }
 
 fn text(name: &[u8]) -> String {

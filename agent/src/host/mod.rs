@@ -2,6 +2,7 @@
 //! In: system calls, rtnetlink, instance metadata, Auto Scaling, a time server. Out: values.
 //! Never: a decision about frames or segments.
 
+pub mod advice;
 pub mod autoscaling;
 pub mod clock;
 pub mod ethtool;
