@@ -33,8 +33,9 @@ use crate::record::key::Names;
 use crate::record::recorder::{Meter, Recorder};
 use crate::record::window::Rotation;
 use crate::spool::{self, Folder, journal, salvage, writer};
-use crate::upload::{self, Reserved};
+use crate::upload::{self, Reserved, Unsent};
 
+mod earlier;
 mod leaving;
 
 use leaving::{Leaver, drain};
@@ -163,17 +164,20 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     let leaver = Arc::new(Leaver::new(rotation, settings.lifecycle.clone(), folder.clone()));
     let lifecycle = start_lifecycle(&settings, &counters, &leaver, stopping.clone());
     let store = Arc::new(upload::S3::new(settings.upload.clone()));
+    let reserved = Reserved::new(&unfinished);
     let mut uploads = tokio::spawn({
         let (settings, folder, counters, store) = (settings.upload.clone(), folder.clone(), counters.clone(), store.clone());
-        let mut told = stopping.clone();
+        let (reserved, mut told) = (reserved.clone(), stopping.clone());
         async move {
             // Each segment of an earlier agent goes as soon as it is whole. Long ones take minutes, for which a stop does not wait: the
-            // next start goes on. The end of a replay does.
-            let reserved = Reserved::new(&unfinished);
+            // next start goes on. The end of a replay does, and tries once.
             let salvage = async {
+                if replay {
+                    return drop(earlier::finish(&folder, unfinished, &reserved, salvage::make_whole).await);
+                }
                 tokio::select! {
-                    () = finish_earlier(folder.clone(), unfinished, reserved.clone()) => {}
-                    _ = told.wait_for(|&stop| stop), if !replay => {}
+                    () = earlier::finish_all(&folder, unfinished, &reserved, salvage::make_whole) => {}
+                    _ = told.wait_for(|&stop| stop) => {}
                 }
             };
             tokio::join!(salvage, upload::run(settings, folder.clone(), counters, store, reserved.clone(), stopping));
@@ -205,6 +209,7 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     };
     let errors = errors.map_err(|_| Error::Recorder)?;
     finish_spool(spool_threads).await;
+    reserved.close();
     if leaving {
         leaver.closed();
         tokio::select! {
@@ -245,7 +250,7 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     }
     if replay && !shared.stop.load(Ordering::Acquire) {
         // A replayed file has an end, and so has its upload.
-        let left = send_spool(settings.upload, folder, counters, store).await;
+        let left = send_spool(settings.upload, folder, counters, store).await.len();
         return if left == 0 { Ok(()) } else { Err(Error::Unsent(left)) };
     }
     Ok(())
@@ -436,23 +441,6 @@ fn names(folder: &Folder, settings: &Settings) -> Result<Names, Error> {
         }
     }
     Ok(names)
-}
-
-/// Makes whole what earlier agents left; each is released to the uploader when it is, or when nothing can be done about it.
-async fn finish_earlier(folder: Folder, unfinished: Vec<spool::Segment>, reserved: Reserved) {
-    let done = task::spawn_blocking(move || {
-        let one = |segment: &spool::Segment| {
-            let salvaged = salvage::salvage(&folder, std::slice::from_ref(segment));
-            reserved.release(&segment.capture_id);
-            salvaged
-        };
-        unfinished.iter().map(one).sum::<usize>()
-    });
-    match done.await {
-        Ok(0) => {}
-        Ok(segments) => tracing::info!(segments, "segments of an earlier agent are whole again"),
-        Err(error) => tracing::error!(%error, "salvage died; segments of an earlier agent wait for the next start"),
-    }
 }
 
 /// Done when the uploader ends, which before a stop it never does by itself; says whether it died.
@@ -669,12 +657,17 @@ async fn join(task: JoinHandle<()>, what: &str) {
 }
 
 /// Sends what the folder holds, also what an earlier agent left unfinished, until nothing is left that can be sent, or a
-/// signal. Gives how many segments are left.
-pub async fn send_spool(settings: upload::Settings, folder: Folder, counters: Arc<Counters>, store: Arc<upload::S3>) -> usize {
-    match folder.segments() {
-        Ok(unfinished) => finish_earlier(folder.clone(), unfinished, Reserved::default()).await,
-        Err(error) => tracing::error!(%error, "what an earlier agent left is not looked at"),
-    }
+/// signal. Gives what is left.
+pub async fn send_spool(settings: upload::Settings, folder: Folder, counters: Arc<Counters>, store: Arc<upload::S3>) -> Vec<Unsent> {
+    let mut unfinished = folder.segments().unwrap_or_else(|error| {
+        tracing::error!(%error, "what an earlier agent left is not looked at");
+        Vec::new()
+    });
+    unfinished.retain(|segment| segment.manifest.is_none());
+    let reserved = Reserved::new(&unfinished);
+    earlier::finish(&folder, unfinished, &reserved, salvage::make_whole).await;
+    // Nobody records into this folder while it is locked.
+    reserved.close();
     let (stop, stopping) = watch::channel(false);
     let stopper = tokio::spawn(async move {
         told_to_stop().await;
@@ -682,7 +675,7 @@ pub async fn send_spool(settings: upload::Settings, folder: Folder, counters: Ar
         let _ = stop.send(true);
         std::future::pending::<()>().await;
     });
-    let left = upload::drain(settings, folder, counters, store, stopping).await;
+    let left = upload::drain(settings, folder, counters, store, reserved, stopping).await;
     stopper.abort();
     left
 }

@@ -17,6 +17,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::limit::limited;
 use crate::localstack;
 
 /// The bucket of the agents under test.
@@ -25,6 +26,9 @@ pub const BUCKET: &str = "captures";
 pub const INSTANCE: &str = "i-0123456789abcdef0";
 /// Where they answer, unless told otherwise: in a network namespace the port is free.
 const LISTEN: &str = "127.0.0.1:8080";
+
+/// How long a command that is not the agent may take.
+const COMMAND: Duration = Duration::from_secs(180);
 
 /// How long the rest of a spool may take to arrive.
 const UPLOAD_REST_SECONDS: &str = "120";
@@ -64,7 +68,8 @@ impl Settings {
         self
     }
 
-    /// Runs another command of the daemon with these settings, and gives how it ended and what it said.
+    /// Runs another command of the daemon with these settings, and gives how it ended and what it said; one that goes on for longer than
+    /// [`COMMAND`] ends with [`limit::OVERRUN`](crate::limit::OVERRUN).
     ///
     /// # Panics
     /// When it cannot be started.
@@ -72,7 +77,7 @@ impl Settings {
     pub fn command(&self, netns: Option<&str>, folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
         let config = folder.join("command.toml");
         fs::write(&config, self.toml()).unwrap();
-        let output = daemon(netns).args(arguments).arg("--config").arg(&config).envs(&self.1).output().unwrap();
+        let output = limited(COMMAND, daemon(netns).args(arguments)).arg("--config").arg(&config).envs(&self.1).output().unwrap();
         (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     }
 
@@ -429,7 +434,8 @@ fn daemon(netns: Option<&str>) -> Command {
 }
 
 /// The command as the arguments of another one.
-fn through(outer: &[&str], inner: &Command) -> Command {
+#[must_use]
+pub fn through(outer: &[&str], inner: &Command) -> Command {
     let mut command = Command::new(outer[0]);
     command.args(&outer[1..]).arg(inner.get_program()).args(inner.get_args());
     for (name, value) in inner.get_envs() {

@@ -241,7 +241,11 @@ async fn a_clock_set_back_and_forward_by_an_hour_across_a_rotation_loses_nothing
     stop.send(true).unwrap();
     sending.await.unwrap();
     let (_stop, stopping) = tokio::sync::watch::channel(false);
-    assert_eq!(upload::drain(upload_settings(), folder, counters.clone(), store, stopping).await, 0, "segments are left");
+    assert_eq!(
+        upload::drain(upload_settings(), folder, counters.clone(), store, Reserved::default(), stopping).await,
+        [],
+        "segments are left"
+    );
 
     let listed = client.list_objects_v2().bucket(BUCKET).send().await.unwrap();
     let (mut captures, mut manifests, mut numbers) = (Vec::new(), Vec::new(), Vec::new());

@@ -363,6 +363,37 @@ fn a_full_spool_drops_the_oldest_captures_and_their_manifests_say_what_they_held
 }
 
 #[test]
+fn where_the_disk_is_the_limit_no_more_gives_way_than_must_also_while_somebody_has_the_captures_open() {
+    const ROOM: u64 = 24 << 20;
+    let bench = Bench::new(Way::Closed);
+    let _hog = bench.disk.fill(ROOM);
+    let mut agent = bench.start("drop-oldest", 1 << 40);
+    let (spool, stop) = (bench.spool(), Arc::new(AtomicBool::new(false)));
+    let reader = thread::spawn({
+        let (spool, stop) = (spool.clone(), stop.clone());
+        move || {
+            let mut open = std::collections::BTreeMap::new();
+            while !stop.load(Ordering::Acquire) {
+                for path in files(&spool, "pcap") {
+                    if let Ok(file) = fs::File::open(&path) {
+                        open.entry(path).or_insert(file);
+                    }
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            open.len()
+        }
+    });
+    bench.send(0, SENT);
+    let counters = bench.settled(&mut agent, SENT);
+    let held: u64 = files(&spool, "pcap").iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    let given = counters.get("segments_given_way");
+    stop.store(true, Ordering::Release);
+    println!("{} captures were open, {given} gave way; {held} bytes of {ROOM} are held", reader.join().unwrap());
+    assert!(given > 0 && held > ROOM / 2, "{given} gave way, and {held} bytes of {ROOM} are held");
+}
+
+#[test]
 fn a_capture_that_gives_way_while_it_is_being_sent_leaves_no_upload_and_one_that_arrived_is_not_called_lost() {
     let (frames, manifests, counters) = fill("drop-oldest", Way::Narrow);
     assert!(counters.get("segments_given_way") > 0 && frames.contains(&(SENT - 1)));

@@ -353,6 +353,77 @@ fn an_instance_with_old_unsent_segments_is_protected_from_scale_in_until_they_ar
 }
 
 #[test]
+fn the_protection_that_a_killed_agent_leaves_is_taken_off_by_the_next_one_and_nobody_elses_is() {
+    let bench = Bench::new(HOOK).with_s3();
+    let settings = bench.settings().set("record.rotate_seconds", 3);
+    bench.group.protected(true);
+    let mut agent = bench.start(&settings);
+    agent.wait_for("it has looked where it goes", Duration::from_secs(20), |_| bench.imds.issued() > 0);
+    thread::sleep(Duration::from_secs(6));
+    assert!(bench.group.calls().is_empty(), "a person protected it: {:?}", bench.group.calls());
+    bench.group.protected(false);
+    let traffic = Traffic::start(&bench.pair);
+    agent.wait_for("it is protected", Duration::from_secs(40), |_| bench.group.calls() == [Call::Protect(true)]);
+    traffic.stop();
+    agent.kill();
+    bench.make_bucket();
+    let (code, said) = settings.command(Some(bench.pair.tap.name()), bench.folder.path(), &["spool", "upload"]);
+    assert_eq!(code, Some(0), "{said}");
+    // Nothing is unsent any more, so this one never asks for protection.
+    let mut agent = bench.start(&settings);
+    agent.wait_for("it is not protected any more", Duration::from_secs(30), |_| bench.group.calls().last() == Some(&Call::Protect(false)));
+    assert_eq!(bench.group.calls().len(), 2);
+    assert!(agent.stop(Duration::from_secs(5)).success());
+}
+
+#[test]
+fn an_instance_with_nothing_left_but_poison_is_given_up_at_once_and_a_person_hears_of_it() {
+    let bench = Bench::new(HOOK).with_s3();
+    bench.make_bucket();
+    let damaged = bench.spool().join("019aa8f0-0000-7000-8000-000000000001");
+    fs::create_dir_all(bench.spool()).unwrap();
+    fs::write(damaged.with_extension("journal"), "00000000 {}\n").unwrap();
+    fs::write(damaged.with_extension("pcap"), "precious").unwrap();
+    let mut agent = bench.start(&bench.settings());
+    let traffic = Traffic::start(&bench.pair);
+    thread::sleep(Duration::from_secs(1));
+    bench.imds.target("Terminated");
+    bench.group.lifecycle("Terminating:Wait");
+    let sent = traffic.stop();
+    agent.wait_for("the group is told", Duration::from_secs(90), |_| bench.group.calls().iter().any(|call| *call != Call::Heartbeat));
+    let calls = bench.group.calls();
+    let Some(Call::Complete(result, spool)) = calls.last() else { panic!("{calls:?}") };
+    let segments: Vec<_> = spool.iter().filter(|name| name.contains('.')).collect();
+    assert_eq!((result.as_str(), segments.len()), ("ABANDON", 2), "only the damaged one is left: {segments:?}");
+    assert_eq!(bench.stored().0, (0..sent).collect::<Vec<_>>(), "everything else is in S3");
+    agent.wait_for("the mail is filed", Duration::from_secs(10), |_| bench.mails().contains("instance going away, spool not empty"));
+    assert!(agent.stop(Duration::from_secs(10)).success());
+}
+
+#[test]
+fn the_hooks_time_does_not_begin_anew_with_an_agent_that_takes_over() {
+    let bench = Bench::new(Hook { global: 120, ..HOOK });
+    let settings = bench.settings();
+    let mut agent = bench.start(&settings);
+    let traffic = Traffic::start(&bench.pair);
+    thread::sleep(Duration::from_secs(1));
+    bench.imds.target("Terminated");
+    bench.group.lifecycle("Terminating:Wait");
+    let begun = Instant::now();
+    traffic.stop();
+    agent.wait_for("it waits", Duration::from_secs(20), |_| bench.group.calls() == [Call::Heartbeat]);
+    thread::sleep(Duration::from_secs(60).saturating_sub(begun.elapsed()));
+    agent.kill();
+    let mut agent = bench.start(&settings);
+    agent.wait_for("the group is told", Duration::from_secs(120), |_| bench.group.calls().iter().any(|call| *call != Call::Heartbeat));
+    let (took, calls) = (begun.elapsed(), bench.group.calls());
+    assert!(matches!(calls.last(), Some(Call::Complete(result, _)) if result == "ABANDON"), "{calls:?}");
+    // A quarter of it before its end; anew it would be two and a half minutes.
+    assert!((Duration::from_secs(90)..Duration::from_secs(120)).contains(&took), "{took:?}");
+    assert!(agent.stop(Duration::from_secs(10)).success());
+}
+
+#[test]
 fn two_hundred_probes_at_once_are_answered_200_with_s3_down_and_the_spool_full() {
     let bench = Bench::new(HOOK);
     let mut agent = bench.start(&bench.settings().set("spool.max_bytes", "4MiB").set("record.rotate_seconds", 2));

@@ -14,15 +14,16 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ChecksumMode;
+use aws_sdk_s3::types::{ChecksumMode, CompletedMultipartUpload, CompletedPart};
 use tapfleet::observe::counters::Counters;
-use tapfleet::record::facts::{Facts, Kind, Stamp, WindowFacts};
+use tapfleet::record::facts::{Facts, GaveWay, Kind, Stamp, WindowFacts};
 use tapfleet::spool::journal::{self, Journal, Open, Part, Record};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
 use tapfleet::upload::status::Status;
 use tapfleet::upload::store::{Begun, Body, Class, Error, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
 use tapfleet::upload::{self, Reserved, S3, Settings, checksum};
+use tapfleet_tests::agent;
 use tapfleet_tests::localstack::{CREDENTIALS, LocalStack, REGION, make_bucket};
 use tokio::sync::watch;
 
@@ -116,9 +117,9 @@ impl Bench {
     async fn drain_to(&self, store: &Arc<Watched>) -> usize {
         let store = store.clone();
         let (_stop, stopped) = watch::channel(false);
-        let drained =
-            tokio::time::timeout(DEADLINE, upload::drain(self.settings(), self.folder(), self.counters.clone(), store, stopped)).await;
-        drained.unwrap_or_else(|_| panic!("not drained within {DEADLINE:?}: {:?}", self.files()))
+        let draining = upload::drain(self.settings(), self.folder(), self.counters.clone(), store, Reserved::default(), stopped);
+        let drained = tokio::time::timeout(DEADLINE, draining).await;
+        drained.unwrap_or_else(|_| panic!("not drained within {DEADLINE:?}: {:?}", self.files())).len()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -967,6 +968,145 @@ async fn a_segment_that_salvage_is_at_work_on_is_left_alone_and_the_others_go() 
     reserved.release(&torn.id);
     until("an empty spool", || bench.files().is_empty().then_some(())).await;
     running.stop().await;
+}
+
+/// `tapfleetd spool upload` with this bench's spool.
+fn spool_upload(bench: &Bench) -> (Option<i32>, String) {
+    let settings = agent::Settings::new(&LocalStack::shared().endpoint(), bench.dir.path()).set("s3.bucket", bench.bucket.as_str());
+    settings.command(None, tempfile::tempdir().unwrap().path(), &["spool", "upload"])
+}
+
+async fn status(bench: &Bench) -> Status {
+    serde_json::from_slice(&bench.get(&format!("status/{INSTANCE}.json")).await).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_made_whole_is_poison_that_spool_upload_names_when_it_ends() {
+    let bench = Bench::with_bucket("unfinished").await;
+    let good = Segment::whole(&bench, b"good");
+    let file = tapfleet_tests::packet::pcap::file([(WINDOW.0, [7; 60].as_slice())]);
+    let torn = Segment::open_at(&bench, "torn", &[&file, &file[24..30]].concat());
+    // Facts cannot be put in place of a folder, whoever tries.
+    fs::create_dir(torn.path("manifest")).unwrap();
+    let (code, said) = spool_upload(&bench);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("1 captures sent and confirmed, 1 left"), "{said}");
+    let named = said.lines().any(|line| line.starts_with(&format!("tapfleetd: {}: ", torn.id)) && line.contains("put in place"));
+    assert!(named, "what is left, and why: {said}");
+    bench.assert_arrived(&good.id, &key(), b"good").await;
+    let told = status(&bench).await;
+    assert_eq!((told.segments, told.poison), (1, 1), "{told:?}");
+    assert!(told.unsent[0].capture_id == torn.id && told.unsent[0].last_error.as_ref().unwrap().contains("put in place"), "{told:?}");
+    assert!(torn.path("pcap").exists() && torn.path("journal").exists());
+
+    fs::remove_dir(torn.path("manifest")).unwrap();
+    let (code, said) = spool_upload(&bench);
+    assert_eq!(code, Some(0), "{said}");
+    bench.assert_arrived(&torn.id, "torn", &file).await;
+    let told = status(&bench).await;
+    assert_eq!((told.segments, told.unsent.len()), (0, 0), "that nothing is unsent any more is told, too");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_is_not_whole_when_recording_has_ended_is_poison_and_one_that_is_being_made_whole_is_waited_for() {
+    let bench = Bench::with_bucket("closed").await;
+    let torn = Segment::open_at(&bench, "torn", &pattern(9 * MIB));
+    let at_work = Segment::open_at(&bench, "at-work", &pattern(100));
+    let listed = bench.folder().segments().unwrap();
+    let reserved = Reserved::new(&listed[1..]);
+    let running = Running::start_with(&bench, bench.settings(), bench.store().await, reserved.clone());
+    until("a part", || (torn.state().parts.len() == 1).then_some(())).await;
+    assert_eq!(bench.counters.segments_poison.get(), 0, "it grows");
+    reserved.close();
+    until("poison", || (bench.counters.segments_poison.get() == 1).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(bench.counters.segments_poison.get(), 1);
+    reserved.refuse(&at_work.id, "the disk does not answer".into());
+    until("poison", || (bench.counters.segments_poison.get() == 2).then_some(())).await;
+    // As soon as somebody has made it whole it goes, however long the next try of poison may wait.
+    at_work.close();
+    reserved.release(&at_work.id);
+    until("one of them has gone", || (!at_work.path("journal").exists()).then_some(())).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn since_when_a_segment_fails_while_others_get_through_is_noted_beside_its_journal_and_outlives_a_restart() {
+    let bench = Bench::with_bucket("failing").await;
+    let bad = Segment::open_at(&bench, "bad", b"bad");
+    bad.close();
+    // Its capture gets there, its manifest does not.
+    let place = manifest_key(&bad.id);
+    bench.client.put_object().bucket("failing").key(&place).body(ByteStream::from_static(b"another")).send().await.unwrap();
+    let running = Running::start(&bench).await;
+    until("a failure", || bad.state().verified).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!bad.path("failing").exists(), "no other got through");
+    let good = Segment::whole(&bench, b"good");
+    until("a note", || bad.path("failing").exists().then_some(())).await;
+    assert!(!good.path("journal").exists());
+    running.stop().await;
+    let noted: Stamp = fs::read_to_string(bad.path("failing")).unwrap().try_into().unwrap();
+    assert_eq!(bench.counters.segments_poison.get(), 0);
+
+    // A day later.
+    fs::write(bad.path("failing"), Stamp(noted.0 - 25 * 3_600_000_000_000).to_string()).unwrap();
+    let running = Running::start(&bench).await;
+    until("poison", || (bench.counters.segments_poison.get() == 1).then_some(())).await;
+    running.stop().await;
+    bench.client.delete_object().bucket("failing").key(&place).send().await.unwrap();
+    assert_eq!(bench.drain().await, 0);
+    bench.assert_arrived(&bad.id, "bad", b"bad").await;
+    assert!(bench.files().is_empty(), "{:?}", bench.files());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_that_is_done_after_its_segment_gave_way_stands_in_the_manifest_and_no_upload_is_left() {
+    let bench = Bench::with_bucket("gave-way").await;
+    let bytes = pattern(9 * MIB);
+    for late in [true, false] {
+        let name = if late { "late" } else { "never" };
+        let segment = Segment::open_at(&bench, name, &bytes);
+        let crc64nvme = checksum::of_bytes(&bytes);
+        let upload_id = begin(&bench, name, &segment.id).await;
+        let mut journal = Journal::resume(&segment.path("journal")).unwrap();
+        // 409, and the next upload was begun: the first one's completion is on its way all the same.
+        for record in [
+            Record::Creating,
+            Record::Created { upload_id: upload_id.clone() },
+            Record::Completing { bytes: bytes.len() as u64, crc64nvme },
+            Record::Restart { cause: "409".into() },
+            Record::Creating,
+            Record::Created { upload_id: begin(&bench, name, &segment.id).await },
+        ] {
+            journal.append(record).unwrap();
+        }
+        drop(journal);
+        let facts = facts(&segment.id, &bench.bucket, Kind::Capture, bytes.len() as u64);
+        let gave_way = GaveWay { at: WINDOW, frames: facts.frames, bytes: facts.bytes };
+        file_manifest(&bench, &Facts { gave_way: Some(gave_way), ..facts });
+        fs::remove_file(segment.path("pcap")).unwrap();
+        if late {
+            complete(&bench, name, &upload_id, &bytes).await;
+        }
+        assert_eq!(bench.drain().await, 0);
+        let manifest: Manifest = serde_json::from_slice(&bench.get(&manifest_key(&segment.id)).await).unwrap();
+        assert_eq!((manifest.object.is_some(), manifest.facts.gave_way.is_some()), (late, !late), "{manifest:?}");
+        assert_eq!(manifest.facts.key.as_deref(), late.then_some(name));
+        assert_eq!(bench.uploads().await, 0, "one is left that could still be completed");
+        assert!(bench.files().is_empty());
+    }
+}
+
+/// Completes an upload as a process did that is no more.
+async fn complete(bench: &Bench, key: &str, upload_id: &str, bytes: &[u8]) {
+    let of = |bytes: &[u8]| checksum::to_base64(checksum::of_bytes(bytes));
+    let part = bench.client.upload_part().bucket(&bench.bucket).key(key).upload_id(upload_id).part_number(1);
+    let sent = part.checksum_crc64_nvme(of(bytes)).body(bytes.to_vec().into()).send().await.unwrap();
+    let part = CompletedPart::builder().part_number(1).checksum_crc64_nvme(of(bytes)).set_e_tag(sent.e_tag);
+    let parts = CompletedMultipartUpload::builder().parts(part.build()).build();
+    let call = bench.client.complete_multipart_upload().bucket(&bench.bucket).key(key).upload_id(upload_id).multipart_upload(parts);
+    call.checksum_type("FULL_OBJECT".into()).checksum_crc64_nvme(of(bytes)).send().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

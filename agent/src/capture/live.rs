@@ -132,6 +132,12 @@ pub(super) trait Live {
     /// Puts what is there into `bytes`, without waiting; whether there was something.
     fn give(&mut self, bytes: &mut Bytes) -> Result<bool, Error>;
 
+    /// Up to when everything has been given, nanoseconds since 1970: [`Live::give`] has just found nothing, after `since_ns`. Where nobody says
+    /// what is on its way, only a long wait does.
+    fn complete_until_ns(&mut self, since_ns: u64) -> u64 {
+        since_ns.saturating_sub(SETTLED.as_nanos() as u64)
+    }
+
     /// Waits until there may be something, at most `wait`, and looks at the interface.
     fn wait(&mut self, wait: Duration) -> Result<(), Error>;
 }
@@ -149,8 +155,9 @@ pub(super) fn take(engine: &mut impl Live, bytes: &mut Bytes, wait: Duration) ->
         if let Some(end) = engine.hold().ended() {
             return end;
         }
+        let complete_until_ns = engine.complete_until_ns(before_ns);
         if waited {
-            return Ok(Taken::Quiet { complete_until_ns: before_ns.saturating_sub(SETTLED.as_nanos() as u64) });
+            return Ok(Taken::Quiet { complete_until_ns });
         }
         engine.wait(wait)?;
         waited = true;

@@ -12,7 +12,9 @@ use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::Kind;
 use tapfleet::run;
 use tapfleet::spool::{self, Folder, Segment, folder, journal};
-use tapfleet::upload::S3;
+use tapfleet::upload::manifest::read_facts;
+use tapfleet::upload::status::LISTED_MAX;
+use tapfleet::upload::{S3, Unsent};
 
 use super::{Failure, harmless, print};
 
@@ -109,18 +111,44 @@ fn table(rows: &[Row], dir: &Path) -> String {
     out
 }
 
+/// Whose segments lie there: the newest one's instance, as the spool may be that of an instance that is gone.
+fn instance(segments: &[Segment]) -> Option<String> {
+    let of = |segment: &Segment| match &segment.journal {
+        Some(journal) => journal::read(journal).ok().map(|(state, _)| state.open.instance),
+        None => read_facts(segment.manifest.as_ref()?).ok().map(|facts| facts.instance),
+    };
+    segments.iter().rev().find_map(of)
+}
+
+/// One line for each segment that is left.
+fn left_behind(left: &[Unsent]) -> String {
+    let mut out = String::new();
+    for unsent in left.iter().take(LISTED_MAX) {
+        let why = unsent.last_error.as_deref().unwrap_or("not tried to the end");
+        let _ = write!(out, "\n{}: {}", harmless(&unsent.capture_id), harmless(why));
+    }
+    if left.len() > LISTED_MAX {
+        let _ = write!(out, "\nand {} more", left.len() - LISTED_MAX);
+    }
+    out
+}
+
 /// Sends what lies in the settings' spool, until nothing is left that can be sent, or a signal.
-pub fn upload(settings: Settings) -> Result<(), Failure> {
+pub fn upload(mut settings: Settings) -> Result<(), Failure> {
     let dir = settings.spool.dir.clone();
     // `Folder::open` would make it; here that would hide a wrong path.
     if !dir.is_dir() {
         return Err(Failure::Failed(format!("cannot send the spool '{}': there is no such folder", dir.display())));
     }
     let folder = Folder::open(&settings.spool)?;
+    settings.upload.instance = instance(&folder.segments()?).or(settings.instance.id);
     let counters = Arc::new(Counters::new(0));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::of)?;
     let store = Arc::new(S3::new(settings.upload.clone()));
     let left = runtime.block_on(run::send_spool(settings.upload, folder, Arc::clone(&counters), store));
-    print(&format!("{} captures sent and confirmed, {left} left\n", counters.segments_verified.get()))?;
-    if left == 0 { Ok(()) } else { Err(Failure::Failed(format!("{left} segments are left in '{}': see the log", dir.display()))) }
+    print(&format!("{} captures sent and confirmed, {} left\n", counters.segments_verified.get(), left.len()))?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("{} segments are left in '{}':{}", left.len(), dir.display(), left_behind(&left))))
 }

@@ -426,6 +426,8 @@ fn build(v: &Values) -> Option<Settings> {
             linger: v.linger?,
             shutdown: v.shutdown?,
             window_seconds: v.rotate_seconds?,
+            // Beside the segments: it is of use for as long as they are. A name without a dot is no segment's.
+            memory: Path::new(v.spool_dir.as_ref()?).join("lifecycle"),
         },
         instance,
     })

@@ -67,6 +67,8 @@ pub struct Member {
     pub group: String,
     /// Whether the group waits for [`Group::complete`].
     pub waits: bool,
+    /// Whether it is protected from scale-in.
+    pub protected: bool,
 }
 
 /// The hook that holds a leaving instance.
@@ -146,6 +148,7 @@ impl Group {
         Ok(found.map(|found| Member {
             group: found.auto_scaling_group_name().unwrap_or_default().to_owned(),
             waits: found.lifecycle_state() == Some("Terminating:Wait"),
+            protected: found.protected_from_scale_in().unwrap_or_default(),
         }))
     }
 

@@ -1,11 +1,12 @@
 //! Whether the instance is to leave, and what follows: the agent goes on recording until nothing comes any more, everything gets into S3,
 //! and only then the group may have the instance.
 //! In: instance metadata, the group, counters, the clock. Out: orders to the agent, calls to the group, levels for health and alerts.
-//! Never: gives the instance up while something is unsent and there is time; fails anything because a call is denied.
+//! Never: gives the instance up while something can still be sent and there is time; fails anything because a call is denied.
 //! Spec: Amazon EC2 Auto Scaling User Guide, "Amazon EC2 Auto Scaling lifecycle hooks" and "Retrieve the target lifecycle state through
 //! instance metadata"; Amazon EC2 User Guide, "Spot Instance interruption notices".
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 use super::autoscaling::{Class, Error, Group, Hook, Outcome};
 use super::clock::{Clock, Now, SECOND_NS};
 use super::imds::{self, Interruption, Metadata, Target};
+use super::memory::Memory;
 use crate::observe::counters::Counters;
 
 /// How often the metadata is asked, as both user guides advise, and how often where nobody has ever answered.
@@ -32,6 +34,13 @@ const HEARTBEATS: u32 = 3;
 
 /// So long before its last moment a hook is told that it cannot be done; of short hooks a quarter of their time.
 const MARGIN: Duration = Duration::from_secs(600);
+
+/// All that is left must have been poison for so long before the instance is given up for it: what is left and what of it is poison are
+/// counts of different moments.
+pub const STUCK: Duration = Duration::from_secs(10);
+
+/// The longest that a hook can hold an instance: who says to have waited for longer speaks of another time.
+const WAITED_MAX: Duration = Duration::from_secs(48 * 3600);
 
 /// So long before a spot instance goes a person is told what stays behind.
 const SPOT_MARGIN_NS: u64 = 20 * SECOND_NS;
@@ -53,6 +62,8 @@ pub struct Settings {
     pub shutdown: Duration,
     /// Length of windows else, seconds.
     pub window_seconds: u64,
+    /// The file for what the next agent must know.
+    pub memory: PathBuf,
 }
 
 /// What the lifecycle orders of the agent.
@@ -86,6 +97,8 @@ pub struct Seen {
     pub oldest_seconds: u64,
     /// As [`Agent::unsent`].
     pub unsent: Option<usize>,
+    /// How many segments cannot be sent, however long one waits.
+    pub poison: usize,
 }
 
 /// What is to be done now.
@@ -113,6 +126,12 @@ pub struct Lifecycle {
     settings: Settings,
     leaving_ns: Option<u64>,
     waiting_ns: Option<u64>,
+    /// Since when the group waits by what an agent before has seen, wall clock.
+    recalled_ns: Option<u64>,
+    /// How much of the wait was over when this agent saw it first.
+    before_ns: u64,
+    /// Since when there is nothing left that could be sent.
+    stuck_ns: Option<u64>,
     heartbeat_ns: u64,
     mirrored: u64,
     /// When the last mirrored frame was seen.
@@ -123,13 +142,17 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Of an instance that stays, until something else is seen.
+    /// Of an instance that stays, until something else is seen. `recalled_ns`: since when the group waits by what an agent before has seen,
+    /// nanoseconds since 1970.
     #[must_use]
-    pub fn new(settings: Settings, now: Now) -> Self {
+    pub fn new(settings: Settings, now: Now, recalled_ns: Option<u64>) -> Self {
         Self {
             settings,
             leaving_ns: None,
             waiting_ns: None,
+            recalled_ns,
+            before_ns: 0,
+            stuck_ns: None,
             heartbeat_ns: 0,
             mirrored: 0,
             arrived_ns: now.monotonic_ns,
@@ -154,13 +177,15 @@ impl Lifecycle {
         let leaving_ns = *self.leaving_ns.get_or_insert(now);
         if scaled_in {
             match seen.waits {
-                Some(true) => _ = self.waiting_ns.get_or_insert(now),
+                Some(true) => self.begin_to_wait(now, seen.now.wall_ns),
                 Some(false) => {}
                 // Nobody says whether the load balancer still sends: what comes does.
-                None => _ = self.waiting_ns.get_or_insert(leaving_ns),
+                None => self.begin_to_wait(leaving_ns, seen.now.wall_ns.saturating_sub(now.saturating_sub(leaving_ns))),
             }
             // Where no hook is known nobody can be told, and recording goes on until the machine shuts down.
             self.ended |= seen.hook.is_some() && self.is_over(now);
+            let stuck = self.ended && seen.unsent.is_some_and(|unsent| unsent > 0 && unsent <= seen.poison);
+            self.stuck_ns = stuck.then(|| self.stuck_ns.unwrap_or(now));
         }
         let complete = self.outcome(seen);
         self.abandoned |= complete == Some(Outcome::Abandon);
@@ -184,24 +209,49 @@ impl Lifecycle {
             true => seen.oldest_seconds > window,
             false => seen.oldest_seconds > window.saturating_mul(2),
         };
-        Self { protect: protect && seen.target == Some(Target::InService), ..Self::new(self.settings.clone(), seen.now) }
+        // Before anybody has said where the instance goes, nothing is over.
+        let recalled_ns = self.recalled_ns.filter(|_| seen.target.is_none());
+        Self { protect: protect && seen.target == Some(Target::InService), ..Self::new(self.settings.clone(), seen.now, recalled_ns) }
+    }
+
+    /// Since when the group waits, nanoseconds since 1970, for the next agent: the hook's time does not begin anew with it.
+    #[must_use]
+    pub fn waiting_since_ns(&self) -> Option<u64> {
+        self.recalled_ns
+    }
+
+    /// The group waits, as is seen now, or was before.
+    fn begin_to_wait(&mut self, now: u64, wall_ns: u64) {
+        if self.waiting_ns.is_some() {
+            return;
+        }
+        let recalled_ns = self.recalled_ns.filter(|since| wall_ns.saturating_sub(*since) <= nanoseconds(WAITED_MAX));
+        let since_ns = recalled_ns.map_or(wall_ns, |since| since.min(wall_ns));
+        (self.waiting_ns, self.recalled_ns, self.before_ns) = (Some(now), Some(since_ns), wall_ns - since_ns);
+    }
+
+    /// For how long the group has waited, before this agent too; `None` while it does not.
+    fn waited_ns(&self, now: u64) -> Option<u64> {
+        self.waiting_ns.map(|waiting_ns| now.saturating_sub(waiting_ns).saturating_add(self.before_ns))
     }
 
     /// Whether nothing comes any more, or has come for too long, since the group waits.
     fn is_over(&self, now: u64) -> bool {
-        let Some(waiting_ns) = self.waiting_ns else { return false };
+        let (Some(waiting_ns), Some(waited_ns)) = (self.waiting_ns, self.waited_ns(now)) else { return false };
         let quiet_ns = now.saturating_sub(self.arrived_ns.max(waiting_ns));
-        let waited_ns = now.saturating_sub(waiting_ns);
         quiet_ns >= self.settings.rotate_seconds.saturating_mul(SECOND_NS) || waited_ns >= nanoseconds(self.settings.linger)
     }
 
+    /// What the group is told: as soon as everything is in S3, as soon as nothing more can get there, or when its time is over.
     fn outcome(&self, seen: &Seen) -> Option<Outcome> {
         let (_, global) = seen.hook?;
-        let waited_ns = seen.now.monotonic_ns.saturating_sub(self.waiting_ns?);
+        let now = seen.now.monotonic_ns;
         let last_ns = nanoseconds(global.saturating_sub(MARGIN.min(global / 4)));
+        let stuck = self.stuck_ns.is_some_and(|since| now.saturating_sub(since) >= nanoseconds(STUCK));
+        let waited_ns = self.waited_ns(now)?;
         match seen.unsent {
             Some(0) if self.ended => Some(Outcome::Continue),
-            _ if waited_ns >= last_ns => Some(Outcome::Abandon),
+            _ if stuck || waited_ns >= last_ns => Some(Outcome::Abandon),
             _ => None,
         }
     }
@@ -284,7 +334,9 @@ struct Driver<A, C> {
     hooks_asked: bool,
     /// The group was told how it ended, or waits no more.
     completed: bool,
-    protected: bool,
+    /// What holds in the group; `None`: to be asked, as the agent before protected the instance.
+    protected: Option<bool>,
+    memory: Memory,
     orders: Orders,
     said: HashSet<&'static str>,
     tried_ns: [u64; 2],
@@ -296,9 +348,10 @@ const PROTECT: usize = 1;
 
 impl<A: Agent, C: Clock> Driver<A, C> {
     fn new(settings: Settings, identity: Identity, agent: Arc<A>, counters: Arc<Counters>, clock: C) -> Self {
+        let memory = Memory::recall(&settings.memory, &identity.instance);
         Self {
             hook_name: settings.hook.clone(),
-            lifecycle: Lifecycle::new(settings, clock.now()),
+            lifecycle: Lifecycle::new(settings, clock.now(), memory.facts().waiting_since_ns),
             identity,
             agent,
             counters,
@@ -313,7 +366,8 @@ impl<A: Agent, C: Clock> Driver<A, C> {
             hook: None,
             hooks_asked: false,
             completed: false,
-            protected: false,
+            protected: (!memory.facts().protected).then_some(false),
+            memory,
             orders: Orders::default(),
             said: HashSet::new(),
             tried_ns: [0; 2],
@@ -339,8 +393,10 @@ impl<A: Agent, C: Clock> Driver<A, C> {
             mirrored: self.counters.mirrored(),
             oldest_seconds: self.counters.spool_oldest_seconds.get(),
             unsent: self.agent.unsent(),
+            poison: usize::try_from(self.counters.segments_poison.get()).unwrap_or(usize::MAX),
         };
         let orders = self.lifecycle.look(&seen);
+        self.memory.wait(self.lifecycle.waiting_since_ns()).await;
         self.order(orders);
         self.tell_group(orders, seen.now).await;
         match (orders.leaving, self.heard) {
@@ -454,7 +510,8 @@ impl<A: Agent, C: Clock> Driver<A, C> {
     }
 
     async fn tell_group(&mut self, orders: Orders, now: Now) {
-        if orders.protect != self.protected && self.may_try(PROTECT, now) {
+        // Elsewhere the call is refused, and there is nothing to protect from.
+        if self.target == Some(Target::InService) && self.protected != Some(orders.protect) && self.may_try(PROTECT, now) {
             self.protect(orders.protect).await;
         }
         let Some((hook, group)) = self.hook.clone().zip(self.identity.group.clone()).filter(|_| !self.completed) else { return };
@@ -481,27 +538,35 @@ impl<A: Agent, C: Clock> Driver<A, C> {
 
     async fn protect(&mut self, protect: bool) {
         let now = self.clock.now();
-        if self.identity.group.is_none() {
+        if self.identity.group.is_none() || self.protected.is_none() {
             let member = self.group().await.member().await;
             match member {
-                Ok(member) => self.identity.group = member.map(|member| member.group),
+                Ok(member) => {
+                    self.protected.get_or_insert(member.as_ref().is_some_and(|member| member.protected));
+                    self.identity.group = self.identity.group.take().or(member.map(|member| member.group));
+                }
                 Err(cause) => return self.tried(PROTECT, now, cause),
             }
         }
         let Some(name) = self.identity.group.clone() else { return };
-        let told = self.group().await.protect(&name, protect).await;
-        match told {
-            Ok(()) => {
-                self.protected = protect;
-                tracing::info!(protect, "scale-in protection is switched, by what is unsent");
+        if self.protected != Some(protect) {
+            if protect {
+                // Before the call: an agent that is killed now leaves it to the next one to take the protection off.
+                self.memory.protect(true).await;
             }
-            Err(cause) => self.tried(PROTECT, now, cause),
+            let told = self.group().await.protect(&name, protect).await;
+            if let Err(cause) = told {
+                return self.tried(PROTECT, now, cause);
+            }
+            self.protected = Some(protect);
+            tracing::info!(protect, "scale-in protection is switched, by what is unsent");
         }
+        self.memory.protect(protect).await;
     }
 
     /// An agent that stops leaves no protection behind: the next one sets it again.
     async fn farewell(&mut self) {
-        if self.protected {
+        if self.protected == Some(true) {
             let _ = timeout(STEP_EVERY, self.protect(false)).await;
         }
     }
@@ -546,6 +611,7 @@ mod tests {
             linger: Duration::from_secs(300),
             shutdown: Duration::from_secs(300),
             window_seconds: 900,
+            memory: PathBuf::new(),
         };
         let seen = Seen {
             now: at(100),
@@ -556,8 +622,9 @@ mod tests {
             mirrored: 0,
             oldest_seconds: 0,
             unsent: None,
+            poison: 0,
         };
-        (Lifecycle::new(settings, at(100)), seen)
+        (Lifecycle::new(settings, at(100), None), seen)
     }
 
     fn at(seconds: u64) -> Now {
@@ -628,6 +695,51 @@ mod tests {
         // The instance is kept, S3 comes back: that is over too.
         seen.unsent = Some(0);
         assert!(!lifecycle.look(&seen).unsent_trouble);
+    }
+
+    #[test]
+    fn when_all_that_is_left_is_poison_the_group_is_told_at_once_that_it_cannot_be_done() {
+        let (mut lifecycle, mut seen) = staying();
+        (seen.target, seen.waits) = (Some(Target::Terminated), Some(true));
+        let mut at_second = |second, unsent, poison| {
+            seen = Seen { now: at(second), unsent, poison, ..seen };
+            let orders = lifecycle.look(&seen);
+            (orders.complete, orders.unsent_trouble)
+        };
+        assert_eq!(at_second(101, Some(1), 1), (None, false), "capture goes on");
+        assert_eq!(at_second(116, None, 1), (None, false), "not all of it is closed");
+        assert_eq!(at_second(200, Some(2), 1), (None, false), "one of the two can be sent");
+        assert_eq!(at_second(201, Some(1), 1), (None, false));
+        // A segment that was closed late, and counts of different moments.
+        assert_eq!(at_second(210, Some(2), 1), (None, false));
+        assert_eq!(at_second(220, Some(1), 1), (None, false));
+        assert_eq!(at_second(229, Some(1), 1), (None, false));
+        assert_eq!(at_second(230, Some(1), 1), (Some(Outcome::Abandon), true));
+        assert_eq!(at_second(231, Some(0), 0), (Some(Outcome::Continue), false), "a person helped, and nobody was told yet");
+    }
+
+    #[test]
+    fn the_hooks_time_goes_on_when_another_agent_takes_over_and_is_not_that_of_an_earlier_hook() {
+        let last = 48 * 3600 - 600;
+        let (mut first, mut seen) = staying();
+        (seen.target, seen.waits, seen.unsent) = (Some(Target::Terminated), Some(true), Some(1));
+        first.look(&seen);
+        let since = first.waiting_since_ns();
+        assert_eq!(since, Some(at(100).wall_ns));
+        for (later, recalled, abandoned) in
+            [(last - 1, since, false), (last, since, true), (last, None, false), (48 * 3600 + 1, since, false)]
+        {
+            let settings = first.settings.clone();
+            let now = Now { monotonic_ns: 5 * SECOND_NS, ..at(100 + later) };
+            let mut next = Lifecycle::new(settings, now, recalled);
+            // Until the metadata has answered nothing is known, and nothing forgotten.
+            let orders = next.look(&Seen { now, target: None, ..seen });
+            assert_eq!((orders.leaving, next.waiting_since_ns()), (false, recalled));
+            let orders = next.look(&Seen { now, ..seen });
+            assert_eq!(orders.complete.is_some(), abandoned, "{later} s later, with {recalled:?}");
+            next.look(&Seen { now, target: Some(Target::InService), ..seen });
+            assert_eq!(next.waiting_since_ns(), None, "it stays");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod ethtool;
 pub mod imds;
 pub mod lifecycle;
+mod memory;
 pub mod nic;
 pub mod systemd;
 pub mod timesync;

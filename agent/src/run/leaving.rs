@@ -79,13 +79,20 @@ fn unsent(folder: &Folder) -> Option<usize> {
 
 /// Waits until S3 has confirmed all that the spool holds, at most `limit`; the service manager waits too.
 pub(super) async fn drain(folder: &Folder, limit: Duration, counters: &Counters) {
-    let end = Instant::now() + limit;
+    let mut end = Instant::now() + limit;
+    let mut stuck_since = None;
     loop {
         let left = unsent(folder);
         let now = Instant::now();
         if left == Some(0) {
             counters.leaving_unsent.set(0);
             return tracing::info!("everything is in S3; the machine may go");
+        }
+        let stuck = left.is_some_and(|left| left as u64 <= counters.segments_poison.get());
+        stuck_since = stuck.then(|| stuck_since.unwrap_or(now));
+        if let Some(since) = stuck_since.filter(|since| now.duration_since(*since) >= lifecycle::STUCK) {
+            // Nothing more can be sent; only the mail must still leave.
+            end = end.min(since + lifecycle::STUCK + TELL_BEFORE);
         }
         if now >= end {
             return tracing::error!(segments = left, "the machine goes down and what the spool holds stays on its volume");

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 
 use super::budget::Budget;
+use super::failing;
 use super::journal::io;
 use super::{Error, Settings};
 
@@ -52,6 +53,8 @@ pub struct Segment {
     pub draft: Option<PathBuf>,
     /// Its final facts, once it is whole.
     pub manifest: Option<PathBuf>,
+    /// Since when it has failed while others got through, if it has.
+    pub failing: Option<PathBuf>,
 }
 
 impl Folder {
@@ -122,13 +125,20 @@ impl Folder {
     /// # Errors
     /// When a file cannot be removed.
     pub fn remove(&self, segment: &Segment) -> Result<(), Error> {
+        // That may have been noted since the segment was listed.
+        failing::forget(self, &segment.capture_id)?;
         for path in [&segment.data, &segment.draft, &segment.manifest, &segment.journal].into_iter().flatten() {
-            match fs::remove_file(path) {
-                Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", path)(cause)),
-                _ => {}
-            }
+            remove_if_there(path)?;
         }
         self.sync()
+    }
+}
+
+/// Removes a file; that it is gone already is as good.
+pub(super) fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(io("remove", path)(cause)),
+        _ => Ok(()),
     }
 }
 
@@ -165,11 +175,12 @@ pub fn list(dir: &Path) -> Result<Vec<Segment>, Error> {
         let Some((stem, extension)) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('.')) else {
             continue;
         };
-        let empty = || Segment { capture_id: stem.into(), data: None, journal: None, draft: None, manifest: None };
+        let empty = || Segment { capture_id: stem.into(), data: None, journal: None, draft: None, manifest: None, failing: None };
         let field = |segment: &mut Segment| match extension {
             "journal" => segment.journal = Some(path.clone()),
             "draft" => segment.draft = Some(path.clone()),
             "manifest" => segment.manifest = Some(path.clone()),
+            failing::EXTENSION => segment.failing = Some(path.clone()),
             extension if is_data(extension) => segment.data = Some(path.clone()),
             _ => {}
         };

@@ -2,8 +2,9 @@
 //! In: the folder. Out: room; facts that say what it took. Never: takes what grows, what S3 has confirmed, or what may be in S3 by
 //! a completion that was sent; takes facts or journal, by which the uploader ends the upload and stores the manifest.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::journal::{self, io};
@@ -45,8 +46,7 @@ fn one(folder: &Folder, segment: &Segment, counters: &Counters) -> Result<bool, 
         replace(manifest, &facts, true)?;
         folder.sync()?;
     }
-    fs::remove_file(data).map_err(io("remove", data))?;
-    folder.sync()?;
+    take(folder, data)?;
     counters.segments_given_way.add(1);
     counters.frames_given_way.add(facts.frames);
     counters.bytes_given_way.add(facts.bytes);
@@ -60,6 +60,73 @@ fn one(folder: &Folder, segment: &Segment, counters: &Counters) -> Result<bool, 
     Ok(true)
 }
 
+/// Takes the data, and has the disk free them at once: a file that is only removed keeps its blocks for as long as anybody has it open (the
+/// uploader, a person), some file systems for longer, and the next segment would be taken for want of the same room. Who reads it
+/// finds its end, and then that it is gone: it is renamed first, so that nobody ever takes the stump for the segment.
+fn take(folder: &Folder, data: &Path) -> Result<(), Error> {
+    let mut name = data.as_os_str().to_owned();
+    name.push(".unfinished");
+    let stump = PathBuf::from(name);
+    fs::rename(data, &stump).map_err(io("take away", data))?;
+    folder.sync()?;
+    OpenOptions::new().write(true).truncate(true).open(&stump).map_err(io("empty", &stump))?;
+    fs::remove_file(&stump).map_err(io("remove", &stump))?;
+    folder.sync()
+}
+
 fn read(file: File) -> Option<Facts> {
     serde_json::from_reader(BufReader::new(file.take(FACTS_BYTES_MAX))).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::record::facts::{Kind, WindowFacts};
+    use crate::spool::journal::{Journal, Open, VERSION};
+    use crate::spool::{OnFull, Settings};
+    use std::os::unix::fs::MetadataExt;
+
+    const BYTES: usize = 1 << 20;
+
+    /// A folder with one whole segment, and its data's path.
+    fn one_segment(dir: &Path) -> (Folder, PathBuf) {
+        let settings =
+            Settings { dir: dir.into(), max_bytes: 1 << 30, on_full: OnFull::DropOldest, flush_ms: 1, sync_ms: 1, allow_root_device: true };
+        let folder = Folder::open(&settings).unwrap();
+        let id = "01935000-0000-7000-8000-000000000000";
+        let open = Open {
+            version: VERSION,
+            kind: Kind::Capture,
+            capture_id: id.into(),
+            bucket: "captures".into(),
+            key: "i-1/2026-11-22-00-15.pcap".into(),
+            instance: "i-1".into(),
+            window: Stamp(0),
+            extension: "pcap".into(),
+            agent_version: "0".into(),
+        };
+        Journal::create(&folder.path(id, "journal"), open).unwrap();
+        let data = folder.path(id, "pcap");
+        fs::write(&data, vec![7; BYTES]).unwrap();
+        let window = WindowFacts { start: Stamp(0), seconds: 900 };
+        let facts = Facts::begin(Kind::Capture, id.into(), "i-1".into(), "captures".into(), window);
+        replace(&folder.path(id, "manifest"), &Facts { frames: 3, bytes: 100, ..facts }, true).unwrap();
+        (folder, data)
+    }
+
+    #[test]
+    fn what_gives_way_leaves_room_at_once_also_while_somebody_has_it_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, data) = one_segment(dir.path());
+        let reader = File::open(&data).unwrap();
+        assert_ne!(reader.metadata().unwrap().blocks(), 0);
+        let counters = Counters::new(0);
+        assert!(oldest(&folder, &counters).unwrap());
+        assert_eq!((reader.metadata().unwrap().len(), reader.metadata().unwrap().blocks()), (0, 0));
+        assert!(!data.exists() && counters.frames_given_way.get() == 3);
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 3, "lock, journal and facts: {names:?}");
+        assert!(!oldest(&folder, &counters).unwrap(), "there is no other");
+    }
 }

@@ -4,12 +4,13 @@
 //!
 //! One segment is up to four files with the capture id as stem:
 //! `<id>.journal` what of it is in S3; `<id>.<pcap|pcapng|pcap.zst|pcapng.zst>` its bytes, growing;
-//! `<id>.draft` its facts so far, while it grows; `<id>.manifest` its final facts: that this file exists says that it is whole.
-//! An idle window is a `.manifest` alone.
+//! `<id>.draft` its facts so far, while it grows; `<id>.manifest` its final facts: that this file exists says that it is whole;
+//! and `<id>.failing` while it cannot be sent. An idle window is a `.manifest` alone.
 
 use std::path::PathBuf;
 
 pub mod budget;
+pub mod failing;
 pub mod folder;
 mod give_way;
 pub mod journal;

@@ -57,22 +57,11 @@ impl Whole {
     }
 }
 
-/// Makes those of `segments` whole that an earlier agent left unfinished; they were listed before this agent opened its own.
-/// Gives how many there were. A segment that cannot be salvaged is logged and left as it is.
-pub fn salvage(folder: &Folder, segments: &[Segment]) -> usize {
-    let mut salvaged = 0;
-    for segment in segments.iter().filter(|segment| segment.manifest.is_none()) {
-        match one(folder, segment) {
-            Ok(()) => salvaged += 1,
-            Err(error) => {
-                tracing::error!(%error, capture_id = segment.capture_id, "a segment of an earlier agent cannot be salvaged; it is kept")
-            }
-        }
-    }
-    salvaged
-}
-
-fn one(folder: &Folder, segment: &Segment) -> Result<(), Error> {
+/// Makes a segment whole that an earlier agent left unfinished; it was listed before this agent opened its own.
+///
+/// # Errors
+/// When it cannot be read, cut or marked. It is kept as it is, and may be tried again.
+pub fn make_whole(folder: &Folder, segment: &Segment) -> Result<(), Error> {
     let Some(journal_path) = &segment.journal else {
         // Data without a journal: the agent died between making the two, before a byte was written. Never seen otherwise.
         return Ok(());
@@ -120,8 +109,9 @@ fn one(folder: &Folder, segment: &Segment) -> Result<(), Error> {
     facts.index.entries.retain(|entry| entry.offset < whole.file_bytes);
     facts.salvaged = true;
     facts.key = Some(state.open.key);
+    mark_whole(folder, &facts)?;
     tracing::warn!(path = %data.display(), frames = whole.frames, bytes = whole.file_bytes, torn_bytes = before - whole.file_bytes, "salvaged a segment");
-    mark_whole(folder, &facts)
+    Ok(())
 }
 
 /// The facts that were kept while the segment grew.

@@ -20,6 +20,7 @@ use crc_fast::{CrcAlgorithm, Digest, checksum, checksum_combine};
 use zstd::bulk::Compressor;
 
 use super::budget::{self, Budget};
+use super::folder::remove_if_there;
 use super::journal::{self, Journal, Open, io};
 use super::{Error, Folder, OnFull, Settings, give_way};
 use crate::host::clock::{Clock, SystemClock};
@@ -720,11 +721,7 @@ impl Looking {
 pub(super) fn mark_whole(folder: &Folder, facts: &Facts) -> Result<(), Error> {
     replace(&folder.path(&facts.capture_id, "manifest"), facts, true)?;
     folder.sync()?;
-    let draft = folder.path(&facts.capture_id, "draft");
-    match fs::remove_file(&draft) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &draft)(cause)),
-        _ => Ok(()),
-    }
+    remove_if_there(&folder.path(&facts.capture_id, "draft"))
 }
 
 /// Puts facts in place of a file in one step.

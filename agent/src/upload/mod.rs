@@ -25,6 +25,7 @@ pub mod store;
 
 pub use rounds::{Reserved, drain, run};
 pub use s3::S3;
+pub use status::Unsent;
 pub use store::Store;
 
 /// What the uploading stage needs to know; checked by `config`.
@@ -77,6 +78,14 @@ pub enum Error {
         /// Which.
         path: PathBuf,
         /// What is wrong.
+        cause: String,
+    },
+    /// Its recording was cut short, and it is not whole.
+    #[error("cannot send segment {capture_id}, as its recording was cut short: {cause}; it is kept, and tried each hour and at each start")]
+    Unfinished {
+        /// Which segment.
+        capture_id: String,
+        /// Why it is not whole by now.
         cause: String,
     },
     /// A file that should be there is not.
@@ -158,7 +167,12 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Spool(error) => matches!(error, spool::Error::Journal { .. }),
-            Self::Manifest { .. } | Self::Foreign { .. } | Self::Missing { .. } | Self::Rotten { .. } | Self::TooLong { .. } => true,
+            Self::Manifest { .. }
+            | Self::Foreign { .. }
+            | Self::Unfinished { .. }
+            | Self::Missing { .. }
+            | Self::Rotten { .. }
+            | Self::TooLong { .. } => true,
             Self::Store(_) | Self::Data { .. } | Self::Differs { .. } | Self::Nameless { .. } | Self::Restarted { .. } | Self::Stopping => {
                 false
             }

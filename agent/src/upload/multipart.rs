@@ -56,7 +56,7 @@ impl<S> Way<S> {
     }
 
     /// Changes the spool where that holds up nobody. Once begun it is done, even if the caller is gone.
-    async fn change<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    pub(super) async fn change<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
         let permit = self.changes.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
         blocking(move || {
             let done = work();
@@ -134,6 +134,7 @@ impl<S: Store> Sending<S> {
         self.segment = segment;
         if self.read(|state| state.verified.is_none()) && self.has_no_data().await? {
             self.withdraw().await?;
+            self.look_for_late_object().await?;
         } else if self.read(|state| state.verified.is_none()) && self.capture().await? == Progress::Growing {
             return Ok(Progress::Growing);
         }
@@ -160,7 +161,8 @@ impl<S: Store> Sending<S> {
 
     /// Aborts what S3 has of a segment without data. Its journal is the last that knows of it, so it is kept until that is done.
     async fn withdraw(&mut self) -> Result<(), Error> {
-        if self.upload().is_none() && self.read(|state| state.creating) {
+        // A completion that was sent may be of an upload that the journal has given up since.
+        if self.read(|state| state.completing.is_some() || (state.upload_id.is_none() && state.creating)) {
             self.give_up_created(&self.place()).await?;
         }
         let uploads: Vec<_> = self.useless.iter().cloned().chain(self.upload()).collect();
@@ -175,6 +177,22 @@ impl<S: Store> Sending<S> {
             }
         }
         Ok(())
+    }
+
+    /// The manifest of a segment without data says what is true: where a completion was sent, and only there, it may have been done
+    /// after all. No upload is left by now that could still become an object.
+    async fn look_for_late_object(&self) -> Result<(), Error> {
+        let Some((bytes, crc64nvme)) = self.read(|state| state.completing) else { return Ok(()) };
+        let place = self.place();
+        match self.way.store.head(&place).await {
+            Ok(found) if self.is_ours(&place, &found)? => {
+                let there = self.stored_checksum(&place, &found, bytes)?;
+                self.verified(&place, found, there, crc64nvme).await
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.class == Class::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Gets the object into the store, as far as its bytes are there.
@@ -415,30 +433,43 @@ impl<S: Store> Sending<S> {
 
     /// Holds an object with our capture id against the segment's size and checksum; the journal then says that it is verified.
     async fn confirm(&mut self, place: &Place, found: Found, whole: bool, bytes: u64) -> Result<Turn, Error> {
-        let capture_id = self.segment.capture_id.clone();
-        let differs = |what: String| Error::Differs { place: place.clone(), capture_id, what };
         if !whole {
-            return Err(differs("the segment still grows".into()));
+            return Err(self.differs(place, "the segment still grows".into()));
         }
-        if found.bytes != bytes {
-            return Err(differs(format!("{} bytes where the spool has {bytes}", found.bytes)));
-        }
-        let Some(there) = found.crc64nvme else {
-            return Err(differs("the endpoint tells no CRC64NVME of it, without which nothing leaves the spool".into()));
-        };
+        let there = self.stored_checksum(place, &found, bytes)?;
         let here = match self.read(|state| state.completing) {
             Some((completed, crc64nvme)) if completed == bytes => crc64nvme,
             _ => self.checksum_of_data(bytes).await?,
         };
-        if there != here {
-            return Err(differs(format!("CRC64NVME {} where the spool has {}", checksum::to_base64(there), checksum::to_base64(here))));
+        self.verified(place, found, there, here).await?;
+        self.abort_useless().await;
+        Ok(Turn::Verified)
+    }
+
+    /// The checksum of an object that has to have `bytes`.
+    fn stored_checksum(&self, place: &Place, found: &Found, bytes: u64) -> Result<u64, Error> {
+        if found.bytes != bytes {
+            return Err(self.differs(place, format!("{} bytes where the spool has {bytes}", found.bytes)));
         }
-        self.append(Record::Verified { bytes, crc64nvme: here, etag: found.etag, version_id: found.version_id }).await?;
+        let none = || self.differs(place, "the endpoint tells no CRC64NVME of it, without which nothing leaves the spool".into());
+        found.crc64nvme.ok_or_else(none)
+    }
+
+    async fn verified(&self, place: &Place, found: Found, there: u64, here: u64) -> Result<(), Error> {
+        if there != here {
+            let (there, here) = (checksum::to_base64(there), checksum::to_base64(here));
+            return Err(self.differs(place, format!("CRC64NVME {there} where the spool has {here}")));
+        }
+        let Found { bytes, etag, version_id, .. } = found;
+        self.append(Record::Verified { bytes, crc64nvme: here, etag, version_id }).await?;
         self.way.counters.segments_verified.add(1);
         self.way.counters.bytes_verified.add(bytes);
         info!(segment = self.segment.capture_id, "{place} is in S3 and confirmed, {bytes} bytes");
-        self.abort_useless().await;
-        Ok(Turn::Verified)
+        Ok(())
+    }
+
+    fn differs(&self, place: &Place, what: String) -> Error {
+        Error::Differs { place: place.clone(), capture_id: self.segment.capture_id.clone(), what }
     }
 
     /// Whether sections of the file still have their checksums: if so, what went wrong did so on the way.

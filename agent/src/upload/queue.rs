@@ -35,12 +35,24 @@ pub enum Ended {
     },
 }
 
+/// A segment that lies in the folder.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Which.
+    pub segment: &'a Segment,
+    /// Whether it is being recorded.
+    pub grows: bool,
+    /// For how long others have got through while it failed, by what an earlier process noted.
+    pub passed_for: Option<Duration>,
+}
+
 /// What is known of one segment beside its files; `K` is what a try leaves to the next one.
 #[derive(Debug)]
 pub struct Entry<K> {
     due: Instant,
     /// Its first try waits, as it still grows; once it is whole nothing does.
     held_back: bool,
+    whole: bool,
     under_way: bool,
     failures: u32,
     /// When, since it began to fail, the first other one got through.
@@ -71,16 +83,21 @@ impl<K> Queue<K> {
     }
 
     /// Takes note of what lies in the folder now.
-    pub fn list<'a>(&mut self, segments: impl Iterator<Item = &'a Segment> + Clone, now: Instant) {
-        let there: BTreeSet<_> = segments.clone().map(|segment| segment.capture_id.as_str()).collect();
+    pub fn list<'a>(&mut self, segments: impl Iterator<Item = Seen<'a>> + Clone, now: Instant) {
+        let there: BTreeSet<_> = segments.clone().map(|seen| seen.segment.capture_id.as_str()).collect();
         self.entries.retain(|id, entry| entry.under_way || there.contains(id.as_str()));
-        for segment in segments {
-            let grows = segment.manifest.is_none();
-            let (due, held_back) = if grows { (now + self.offset, true) } else { (now, false) };
-            let entry = self.entries.entry(segment.capture_id.clone()).or_insert_with(|| Entry::new(due, held_back));
-            if entry.held_back && !grows {
+        for Seen { segment, grows, passed_for } in segments {
+            let whole = segment.manifest.is_some();
+            let due = if grows { now + self.offset } else { now };
+            let entry = self.entries.entry(segment.capture_id.clone()).or_insert_with(|| {
+                let passed = passed_for.map(|ago| now.checked_sub(ago).unwrap_or(now));
+                Entry { held_back: grows, whole, passed, ..Entry::new(due) }
+            });
+            // What held it back, or made it poison, was that it was not whole.
+            if !grows && (entry.held_back || (whole && !entry.whole && entry.poison)) {
                 (entry.due, entry.held_back) = (now, false);
             }
+            entry.whole = whole;
         }
     }
 
@@ -151,8 +168,30 @@ impl<K> Queue<K> {
 }
 
 impl<K> Entry<K> {
-    fn new(due: Instant, held_back: bool) -> Self {
-        Self { due, held_back, under_way: false, failures: 0, passed: None, poison: false, last_error: None, kept: None }
+    fn new(due: Instant) -> Self {
+        Self {
+            due,
+            held_back: false,
+            whole: false,
+            under_way: false,
+            failures: 0,
+            passed: None,
+            poison: false,
+            last_error: None,
+            kept: None,
+        }
+    }
+
+    /// For how long others have got through while it failed; `None` while that is not so, and while it is tried.
+    #[must_use]
+    pub fn passed_for(&self, now: Instant) -> Option<Duration> {
+        self.passed.filter(|_| !self.under_way).map(|passed| now.saturating_duration_since(passed))
+    }
+
+    /// Whether a try is under way.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.under_way
     }
 }
 
@@ -194,7 +233,7 @@ mod tests {
         }
 
         fn list(&mut self) {
-            self.queue.list(self.segments.iter(), self.now);
+            self.queue.list(self.segments.iter().map(seen), self.now);
         }
 
         fn take(&mut self, room: usize) -> Vec<String> {
@@ -222,8 +261,12 @@ mod tests {
         }
     }
 
+    fn seen(segment: &Segment) -> Seen<'_> {
+        Seen { segment, grows: segment.manifest.is_none(), passed_for: None }
+    }
+
     fn segment(id: &str, whole: bool) -> Segment {
-        Segment { capture_id: id.into(), data: None, journal: None, draft: None, manifest: whole.then(|| "m".into()) }
+        Segment { capture_id: id.into(), data: None, journal: None, draft: None, manifest: whole.then(|| "m".into()), failing: None }
     }
 
     #[test]
@@ -305,6 +348,45 @@ mod tests {
         bench.go_on(Duration::from_secs(300), Duration::from_secs(30), "bad");
         assert_eq!(bench.queue.poison(), 1);
         assert!(bench.queue.get("bad").unwrap().poison);
+    }
+
+    #[test]
+    fn a_restart_does_not_forget_for_how_long_a_segment_failed_while_others_got_through() {
+        let mut bench = Bench::new(&["bad", "good"]);
+        bench.go_on(23 * HOUR, Duration::from_secs(30), "bad");
+        let noted = bench.queue.get("bad").unwrap().passed_for(bench.now);
+        assert!(noted.is_some_and(|noted| noted > 22 * HOUR), "{noted:?}");
+        assert_eq!(bench.queue.get("good").unwrap().passed_for(bench.now), None);
+        // The next process, two hours later.
+        let segments = bench.segments.clone();
+        let mut bench = Bench::new(&[]);
+        bench.segments = segments;
+        let noted = |seen: Seen<'_>| noted.filter(|_| seen.segment.capture_id == "bad").map(|noted| noted + 2 * HOUR);
+        bench.queue.list(bench.segments.iter().map(seen).map(|seen| Seen { passed_for: noted(seen), ..seen }), bench.now);
+        assert_eq!((bench.queue.poison(), bench.take(9).len()), (0, 2), "it gets its try");
+        bench.fail("bad", false);
+        assert_eq!(bench.queue.poison(), 1);
+        bench.queue.ended("bad", None, Ended::Sent, bench.now);
+        assert_eq!(bench.queue.get("bad").unwrap().passed_for(bench.now), None, "it got through");
+    }
+
+    #[test]
+    fn a_segment_that_was_poison_as_it_was_not_whole_is_tried_at_once_when_it_is() {
+        let mut bench = Bench::new(&[]);
+        bench.segments = vec![segment("a", false)];
+        bench.list();
+        assert_eq!(bench.take(9), [""; 0], "it grows");
+        bench.queue.list(bench.segments.iter().map(seen).map(|seen| Seen { grows: false, ..seen }), bench.now);
+        assert_eq!(bench.take(9), ["a"], "it does not, and is not whole");
+        assert_eq!(bench.fail("a", true), POISON_WAIT);
+        bench.list();
+        assert_eq!(bench.take(9), [""; 0]);
+        bench.segments = vec![segment("a", true)];
+        bench.list();
+        assert_eq!(bench.take(9), ["a"]);
+        assert_eq!(bench.fail("a", true), POISON_WAIT);
+        bench.list();
+        assert_eq!(bench.take(9), [""; 0], "it was whole before");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! In: the folder, the clock of tokio, an order to stop. Out: tries, levels of the spool, the status object, log lines.
 //! Never: gives a segment up, lets anything but a segment's own files and the store hold it up, floods the log.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -13,13 +13,13 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::multipart::{Progress, Sending, Standing, Way, blocking, send_idle};
-use super::queue::{Ended, Queue, offset};
+use super::queue::{Ended, Queue, Seen, offset};
 use super::status::{Status, Unsent};
 use super::store::{Class, Overwrite, Place, Store};
 use super::{Error, Settings, checksum, orphans};
 use crate::observe::counters::Counters;
 use crate::record::Stamp;
-use crate::spool::{Folder, Segment};
+use crate::spool::{Folder, Segment, failing};
 
 /// Segments that are tried at the same time.
 pub const SEGMENTS_AT_ONCE: usize = 4;
@@ -37,24 +37,70 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(50);
 const SWEEP_EVERY: Duration = Duration::from_secs(6 * 3600);
 const SWEEP_AGAIN: Duration = Duration::from_secs(600);
 
-/// Segments that somebody else is at work on: the uploader leaves them alone.
+/// Which segments are not whole for another reason than that they grow: the uploader leaves those alone that somebody is at work on, and
+/// tells of those that cannot be made whole.
 #[derive(Clone, Default, Debug)]
-pub struct Reserved(Arc<Mutex<BTreeSet<String>>>);
+pub struct Reserved(Arc<Mutex<Unfinished>>);
+
+#[derive(Clone, Default, Debug)]
+struct Unfinished {
+    /// By capture id; with the reason why one cannot be made whole, as long as it cannot.
+    segments: BTreeMap<String, Option<String>>,
+    /// Nothing grows any more.
+    closed: bool,
+}
 
 impl Reserved {
-    /// Reserves segments.
+    /// Reserves segments: somebody is at work on them.
     #[must_use]
     pub fn new(segments: &[Segment]) -> Self {
-        Self(Arc::new(Mutex::new(segments.iter().map(|segment| segment.capture_id.clone()).collect())))
+        let segments = segments.iter().map(|segment| (segment.capture_id.clone(), None)).collect();
+        Self(Arc::new(Mutex::new(Unfinished { segments, closed: false })))
     }
 
-    /// Gives one free.
+    /// Gives one free: it is whole.
     pub fn release(&self, capture_id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(capture_id);
+        self.change(|unfinished| _ = unfinished.segments.remove(capture_id));
     }
 
-    fn now(&self) -> BTreeSet<String> {
+    /// One cannot be made whole, for now.
+    pub fn refuse(&self, capture_id: &str, cause: String) {
+        self.change(|unfinished| _ = unfinished.segments.insert(capture_id.into(), Some(cause)));
+    }
+
+    /// Recording has ended: what is not whole by now, and nobody is at work on, is not going to be.
+    pub fn close(&self) {
+        self.change(|unfinished| unfinished.closed = true);
+    }
+
+    /// Why a segment is not whole and, for now, not going to be; `None` when it is, grows, or somebody is at work on it.
+    #[must_use]
+    pub fn why_unfinished(&self, segment: &Segment) -> Option<String> {
+        self.now().why(segment)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Unfinished)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn now(&self) -> Unfinished {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Unfinished {
+    fn is_reserved(&self, segment: &Segment) -> bool {
+        self.segments.get(&segment.capture_id).is_some_and(Option::is_none)
+    }
+
+    /// Why a segment is not whole and not going to be, for now.
+    fn why(&self, segment: &Segment) -> Option<String> {
+        let cut_short = || "this agent could not write all of it".to_owned();
+        match self.segments.get(&segment.capture_id) {
+            _ if segment.manifest.is_some() => None,
+            Some(cause) => cause.clone(),
+            None => self.closed.then(cut_short),
+        }
     }
 }
 
@@ -73,16 +119,17 @@ pub async fn run<S: Store>(
     Rounds::new(settings, folder, counters, store, reserved).go(stop, false).await;
 }
 
-/// Sends what the folder holds; ends when nothing is left that can be sent, or at `stop`. Gives how many segments are left.
-/// A segment that still grows can be sent once it has been closed, so it is waited for.
+/// Sends what the folder holds; ends when nothing is left that can be sent, or at `stop`. Gives what is left, and the status object then
+/// says so, too. A segment that still grows can be sent once it has been closed, so it is waited for, unless `reserved` is closed.
 pub async fn drain<S: Store>(
     settings: Settings,
     folder: Folder,
     counters: Arc<Counters>,
     store: Arc<S>,
+    reserved: Reserved,
     stop: watch::Receiver<bool>,
-) -> usize {
-    Rounds::new(settings, folder, counters, store, Reserved::default()).go(stop, true).await
+) -> Vec<Unsent> {
+    Rounds::new(settings, folder, counters, store, reserved).go(stop, true).await
 }
 
 /// Says at once what would otherwise be seen only when the first segment is to be sent.
@@ -104,6 +151,8 @@ struct Rounds<S> {
     way: Arc<Way<S>>,
     settings: Settings,
     reserved: Reserved,
+    /// What the folder held at the last look.
+    listed: Vec<Listing>,
     queue: Queue<Sending<S>>,
     /// What of the segments is in S3, by capture id, as of their last try.
     standings: BTreeMap<String, Standing>,
@@ -140,6 +189,7 @@ impl<S: Store> Rounds<S> {
             queue: Queue::new(settings.look_every, offset(settings.create_spread, settings.instance.as_deref())),
             settings,
             reserved,
+            listed: Vec::new(),
             standings: BTreeMap::new(),
             tries: JoinSet::new(),
             telling: JoinSet::new(),
@@ -150,37 +200,39 @@ impl<S: Store> Rounds<S> {
         }
     }
 
-    async fn go(mut self, stop: watch::Receiver<bool>, until_empty: bool) -> usize {
+    async fn go(mut self, stop: watch::Receiver<bool>, until_empty: bool) -> Vec<Unsent> {
         // It holds the folder, so it must not outlive this uploader, however that ends.
         let mut sweeps = JoinSet::new();
-        if let Some(instance) = &self.settings.instance {
+        // A rescued spool may be a copy, and its instance at work.
+        if let Some(instance) = self.settings.instance.as_ref().filter(|_| !until_empty) {
             let prefix = format!("{}{instance}/", self.settings.key_prefix);
             sweeps.spawn(look_for_orphans(self.way.clone(), self.settings.bucket.clone(), prefix));
         }
-        let left = self.go_round(stop, until_empty).await;
+        self.go_round(stop, until_empty).await;
         sweeps.shutdown().await;
         self.telling.shutdown().await;
         self.tries.shutdown().await;
         self.way.settle().await;
-        left
+        self.listed.iter().map(|listing| self.unsent(listing)).collect()
     }
 
-    async fn go_round(&mut self, mut stop: watch::Receiver<bool>, until_empty: bool) -> usize {
+    async fn go_round(&mut self, mut stop: watch::Receiver<bool>, until_empty: bool) {
         loop {
             self.way.counters.upload_rounds.add(1);
             match self.look().await {
-                Ok(segments) => {
+                Ok(()) => {
                     let now = Instant::now();
-                    self.tell_status(&segments, now);
-                    self.start(&segments, now);
+                    self.tell_status(now);
+                    self.start(now);
+                    self.keep_failing(now).await;
                     if until_empty && !self.queue.is_sendable() {
-                        return segments.len();
+                        return self.tell_last().await;
                     }
                 }
                 Err(cause) => self.say(None, &format!("{cause}; trying again")),
             }
             tokio::select! {
-                _ = stop.wait_for(|&stop| stop) => return self.queue.known(),
+                _ = stop.wait_for(|&stop| stop) => return,
                 () = sleep(self.settings.look_every) => {}
                 Some(done) = self.tries.join_next_with_id(), if !self.tries.is_empty() => match done {
                     Ok((_, done)) => self.note(done),
@@ -192,30 +244,50 @@ impl<S: Store> Rounds<S> {
     }
 
     /// Lists the folder and sets the levels.
-    async fn look(&mut self) -> Result<Vec<Listing>, Error> {
+    async fn look(&mut self) -> Result<(), Error> {
         // Asked before the folder: what is released meanwhile is listed as it is by then with the next look.
-        let reserved = self.reserved.now();
+        let unfinished = self.reserved.now();
         let folder = self.way.folder.clone();
         let list =
-            move || Ok::<_, Error>(folder.segments()?.into_iter().map(|segment| Listing::of(segment, &reserved)).collect::<Vec<_>>());
-        let segments = blocking(list).await??;
+            move || Ok::<_, Error>(folder.segments()?.into_iter().map(|segment| Listing::of(segment, &unfinished)).collect::<Vec<_>>());
+        self.listed = blocking(list).await??;
         let counters = &self.way.counters;
-        counters.spool_segments.set(segments.len() as u64);
-        counters.spool_oldest_seconds.set(segments.first().map_or(0, |listing| listing.age_seconds));
-        Ok(segments)
+        counters.spool_segments.set(self.listed.len() as u64);
+        counters.spool_oldest_seconds.set(self.listed.first().map_or(0, |listing| listing.age_seconds));
+        Ok(())
     }
 
     /// Starts the tries that are due.
-    fn start(&mut self, listed: &[Listing], now: Instant) {
-        let segments: Vec<_> = listed.iter().filter(|listing| !listing.reserved).map(|listing| &listing.segment).collect();
-        self.queue.list(segments.iter().copied(), now);
+    fn start(&mut self, now: Instant) {
+        let listed: Vec<_> = self.listed.iter().filter(|listing| !listing.reserved).collect();
+        self.queue.list(listed.iter().map(|listing| listing.seen()), now);
         for (capture_id, sending) in self.queue.take(SEGMENTS_AT_ONCE.saturating_sub(self.tries.len()), now) {
-            let at = segments.binary_search_by(|segment| segment.capture_id.cmp(&capture_id));
-            if let Some(segment) = at.ok().and_then(|at| segments.get(at)) {
-                self.tries.spawn(try_once(self.way.clone(), (*segment).clone(), sending, now));
+            let at = listed.binary_search_by(|listing| listing.segment.capture_id.cmp(&capture_id));
+            if let Some(listing) = at.ok().and_then(|at| listed.get(at)) {
+                self.tries.spawn(try_once(self.way.clone(), listing.segment.clone(), sending, listing.unfinished.clone(), now));
             }
         }
         self.way.counters.segments_poison.set(self.queue.poison() as u64);
+    }
+
+    /// Notes for the next process since when segments fail while others get through, where that has changed.
+    async fn keep_failing(&mut self, now: Instant) {
+        for listing in self.listed.iter().filter(|listing| !listing.reserved) {
+            let capture_id = listing.segment.capture_id.clone();
+            let Some(entry) = self.queue.get(&capture_id).filter(|entry| !entry.is_under_way()) else { continue };
+            let folder = self.way.folder.clone();
+            let kept = match (entry.passed_for(now), listing.failing_for) {
+                (Some(passed_for), None) => {
+                    let since = Stamp(wall_clock().0.saturating_sub(u64::try_from(passed_for.as_nanos()).unwrap_or(u64::MAX)));
+                    self.way.change(move || failing::note(&folder, &capture_id, since)).await
+                }
+                (None, Some(_)) => self.way.change(move || failing::forget(&folder, &capture_id)).await,
+                _ => continue,
+            };
+            if let Err(cause) = kept.and_then(|kept| Ok(kept?)) {
+                debug!("since when a segment fails is not noted: {cause}");
+            }
+        }
     }
 
     /// Takes note of how a try ended and when the next one is due.
@@ -266,7 +338,8 @@ impl<S: Store> Rounds<S> {
     }
 
     /// Tells each minute what is unsent, and once that nothing is. Nothing waits for it, and nobody minds when it fails.
-    fn tell_status(&mut self, listed: &[Listing], now: Instant) {
+    fn tell_status(&mut self, now: Instant) {
+        let listed = &self.listed;
         self.standings.retain(|id, _| listed.binary_search_by(|listing| listing.segment.capture_id.cmp(id)).is_ok());
         while let Some(told) = self.telling.try_join_next() {
             match told.ok().flatten() {
@@ -274,7 +347,6 @@ impl<S: Store> Rounds<S> {
                 None => self.status_due = now + STATUS_EVERY,
             }
         }
-        let Some(instance) = &self.settings.instance else { return };
         // That nothing is unsent any more is told at once.
         let news = listed.is_empty() && self.unsent_told;
         let wanted = if listed.is_empty() { !self.told_empty && (news || now >= self.status_due) } else { now >= self.status_due };
@@ -282,9 +354,26 @@ impl<S: Store> Rounds<S> {
             return;
         }
         (self.status_due, self.unsent_told) = (now + STATUS_EVERY, !listed.is_empty());
-        let unsent = listed.iter().map(|listing| self.unsent(listing)).collect();
+        self.spawn_telling();
+    }
+
+    fn spawn_telling(&mut self) {
+        let Some(instance) = &self.settings.instance else { return };
+        let unsent = self.listed.iter().map(|listing| self.unsent(listing)).collect();
         let status = Status::new(instance, wall_clock(), unsent);
         self.telling.spawn(tell(self.way.clone(), self.settings.bucket.clone(), status));
+    }
+
+    /// Tells what is left, after what may be on its way, and waits until it has arrived.
+    async fn tell_last(&mut self) {
+        let told = async {
+            while self.telling.join_next().await.is_some() {}
+            self.spawn_telling();
+            while self.telling.join_next().await.is_some() {}
+        };
+        if timeout(STATUS_PATIENCE, told).await.is_err() {
+            debug!("what is left was not told: S3 has not answered for {STATUS_PATIENCE:?}");
+        }
     }
 
     fn unsent(&self, listing: &Listing) -> Unsent {
@@ -321,12 +410,28 @@ struct Listing {
     bytes: u64,
     age_seconds: u64,
     reserved: bool,
+    /// Why it is not whole, unless it grows.
+    unfinished: Option<String>,
+    /// For how long others have got through while it failed, by what was noted.
+    failing_for: Option<Duration>,
 }
 
 impl Listing {
-    fn of(segment: Segment, reserved: &BTreeSet<String>) -> Self {
-        let reserved = reserved.contains(&segment.capture_id);
-        Self { bytes: bytes_of(&segment), age_seconds: age_of(&segment).as_secs(), reserved, segment }
+    fn of(segment: Segment, unfinished: &Unfinished) -> Self {
+        let noted = failing::since(&segment);
+        Self {
+            bytes: bytes_of(&segment),
+            age_seconds: age_of(&segment).as_secs(),
+            reserved: unfinished.is_reserved(&segment),
+            unfinished: unfinished.why(&segment),
+            failing_for: noted.map(|Stamp(since)| Duration::from_nanos(wall_clock().0.saturating_sub(since))),
+            segment,
+        }
+    }
+
+    fn seen(&self) -> Seen<'_> {
+        let grows = self.segment.manifest.is_none() && self.unfinished.is_none();
+        Seen { segment: &self.segment, grows, passed_for: self.failing_for }
     }
 }
 
@@ -367,8 +472,18 @@ fn wall_clock() -> Stamp {
     Stamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-async fn try_once<S: Store>(way: Arc<Way<S>>, segment: Segment, sending: Option<Sending<S>>, begun: Instant) -> Try<S> {
+async fn try_once<S: Store>(
+    way: Arc<Way<S>>,
+    segment: Segment,
+    sending: Option<Sending<S>>,
+    unfinished: Option<String>,
+    begun: Instant,
+) -> Try<S> {
     let capture_id = segment.capture_id.clone();
+    if let Some(cause) = unfinished {
+        let outcome = Err(Error::Unfinished { capture_id: capture_id.clone(), cause });
+        return Try { capture_id, begun, sending, outcome };
+    }
     if segment.journal.is_none() {
         // Data without a journal is a segment of which the salvage at start could not decide.
         let outcome = match segment.data {
@@ -414,7 +529,7 @@ mod tests {
     #[test]
     fn the_age_of_a_segment_is_read_from_its_id() {
         let id = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, 1_700_000_000, 0));
-        let segment = Segment { capture_id: id.to_string(), data: None, journal: None, draft: None, manifest: None };
+        let segment = Segment { capture_id: id.to_string(), data: None, journal: None, draft: None, manifest: None, failing: None };
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map(|now| now.as_secs()).unwrap_or(0);
         assert!(age_of(&segment).as_secs().abs_diff(since - 1_700_000_000) < 5);
     }

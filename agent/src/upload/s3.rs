@@ -601,6 +601,6 @@ mod tests {
     fn a_part_gets_time_by_its_size_and_there_are_few_different_timeouts() {
         assert_eq!(Patience::default().part(8 << 20), Duration::from_secs(20 + 32));
         assert_eq!(Patience::default().part(1), Patience::default().part(8 << 20));
-        assert_eq!(Patience::default().part(256 << 20), Duration::from_secs(20 + 1024));
+        assert_eq!(Patience::default().part(320 << 20), Duration::from_secs(20 + 1280));
     }
 }

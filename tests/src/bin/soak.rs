@@ -1,14 +1,18 @@
 //! `make soak`: kills, faults, outages and power losses again and again, each round larger than the one before, for as long as told.
 //! In: `TAPFLEET_SOAK_SECONDS` (3600), `TAPFLEET_SEED` for the first round of kills. Out: a table of each act, the sums; exit code 1
-//! when a promise was broken, with the seed that broke it. Never: begins an act when the time is over; goes on after a broken promise.
+//! when a promise was broken, with the seed that broke it. Never: begins an act when the time is over; goes on after a broken promise;
+//! waits for a suite that hangs.
 //! Needs: root, S3.
 #![allow(clippy::print_stdout, clippy::panic)]
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use tapfleet_tests::limit::{OVERRUN, limited};
 use tapfleet_tests::storm::ledger::Sum;
 use tapfleet_tests::storm::{Lot, SEED, act};
 
@@ -17,6 +21,12 @@ const SECONDS: u64 = 3600;
 
 /// Agents that live so long at most when a lot chooses their end: two windows end meanwhile.
 const LIFE: Duration = Duration::from_secs(3);
+
+/// How long a suite may take in the first round.
+const SUITE: Duration = Duration::from_secs(1200);
+
+/// How often an act says that it goes on.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// From this round on they do not grow any more.
 const ROUND_MAX: usize = 10;
@@ -53,7 +63,7 @@ fn main() -> ExitCode {
             break;
         }
         println!("==== {} of {seconds} s, round {round}: {name}, {SEED}={} ====", begun.elapsed().as_secs(), lot.seed());
-        let Ok(sum) = panic::catch_unwind(AssertUnwindSafe(|| play(act, &mut lot, round.min(ROUND_MAX)))) else {
+        let Ok(sum) = panic::catch_unwind(AssertUnwindSafe(|| play(name, act, &mut lot, round.min(ROUND_MAX)))) else {
             println!("soak: a promise was broken by {name}, after {} s; the words are above", begun.elapsed().as_secs());
             return ExitCode::FAILURE;
         };
@@ -67,7 +77,8 @@ fn main() -> ExitCode {
 }
 
 /// Panics when a promise is broken.
-fn play(act: &Act, lot: &mut Lot, size: usize) -> Sum {
+fn play(name: &'static str, act: &Act, lot: &mut Lot, size: usize) -> Sum {
+    let _progress = Progress::begin(name);
     match act {
         Act::Storm(storm) => storm(lot, size),
         Act::Suite(suite, scale) => {
@@ -76,9 +87,27 @@ fn play(act: &Act, lot: &mut Lot, size: usize) -> Sum {
             cargo.args(["test", "--workspace", "--locked", "--test", suite, "--", "--nocapture"]).current_dir(root);
             // A suite that is given a seed runs that alone.
             cargo.env_remove(SEED).envs(scale.map(|(variable, first)| (variable, (first * size).to_string())));
-            let status = cargo.status().unwrap_or_else(|cause| panic!("cannot run cargo: {cause}"));
+            let limit = SUITE * size as u32;
+            let status = limited(limit, &cargo).status().unwrap_or_else(|cause| panic!("cannot run cargo: {cause}"));
+            assert!(status.code() != Some(OVERRUN), "the suite '{suite}' did not end within {limit:?}");
             assert!(status.success(), "the suite '{suite}' ended with {status}");
             Sum::default()
         }
+    }
+}
+
+/// Says now and then that an act goes on, until it is dropped.
+struct Progress(#[expect(dead_code, reason = "its end is the thread's")] mpsc::Sender<()>);
+
+impl Progress {
+    fn begin(name: &'static str) -> Self {
+        let (ends, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let begun = Instant::now();
+            while ended.recv_timeout(SAY_EVERY) == Err(RecvTimeoutError::Timeout) {
+                println!("soak: {name} has gone on for {} s", begun.elapsed().as_secs());
+            }
+        });
+        Self(ends)
     }
 }

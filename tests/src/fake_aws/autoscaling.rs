@@ -52,6 +52,7 @@ struct State {
     lifecycle: String,
     hooks: Vec<Hook>,
     denied: bool,
+    protected: bool,
     /// Until when the hook holds the instance.
     held_until: Option<Instant>,
     calls: Vec<Call>,
@@ -73,6 +74,7 @@ impl AutoScaling {
             lifecycle: "InService".into(),
             hooks: hooks.to_vec(),
             denied: false,
+            protected: false,
             held_until: None,
             calls: Vec::new(),
             asked: BTreeMap::new(),
@@ -101,6 +103,11 @@ impl AutoScaling {
     /// Whether every call is denied.
     pub fn denied(&self, denied: bool) {
         self.state().denied = denied;
+    }
+
+    /// Whether the instance is protected from scale-in, as somebody else has it.
+    pub fn protected(&self, protected: bool) {
+        self.state().protected = protected;
     }
 
     /// What was taken so far.
@@ -187,8 +194,8 @@ impl State {
         format!(
             "<AutoScalingInstances><member><InstanceId>{instance}</InstanceId><AutoScalingGroupName>{GROUP}</AutoScalingGroupName>\
              <AvailabilityZone>eu-north-1a</AvailabilityZone><LifecycleState>{}</LifecycleState><HealthStatus>HEALTHY</HealthStatus>\
-             <ProtectedFromScaleIn>false</ProtectedFromScaleIn></member></AutoScalingInstances>",
-            self.lifecycle
+             <ProtectedFromScaleIn>{}</ProtectedFromScaleIn></member></AutoScalingInstances>",
+            self.lifecycle, self.protected
         )
     }
 
@@ -232,6 +239,7 @@ impl State {
         }
         let protect = field("ProtectedFromScaleIn").parse().map_err(|_| (400, "ValidationError", "true or false".to_owned()))?;
         self.calls.push(Call::Protect(protect));
+        self.protected = protect;
         Ok(String::new())
     }
 

@@ -10,18 +10,19 @@ use crate::host::clock::SECOND_NS;
 
 /// Where the status word stands in a block: behind `version` and `offset_to_priv`.
 pub(super) const STATUS_AT: usize = 8;
-const FRAMES_AT: usize = 12;
-const FIRST_AT: usize = 16;
+/// `num_pkts`: set to 0 when the kernel opens the block, and counted up when a frame gets its place in it.
+pub(super) const FRAMES_AT: usize = 12;
+pub(super) const FIRST_AT: usize = 16;
 /// `seq_num`: the how manieth block of the ring this is, behind `blk_len`.
 pub(super) const SEQUENCE_AT: usize = 24;
 
 /// `struct tpacket3_hdr` up to `tp_mac`.
 const NEXT_AT: usize = 0;
-const SECONDS_AT: usize = 4;
-const NANOSECONDS_AT: usize = 8;
-const SNAPLEN_AT: usize = 12;
+pub(super) const SECONDS_AT: usize = 4;
+pub(super) const NANOSECONDS_AT: usize = 8;
+pub(super) const SNAPLEN_AT: usize = 12;
 const LENGTH_AT: usize = 16;
-const MAC_AT: usize = 24;
+pub(super) const MAC_AT: usize = 24;
 const HEADER_BYTES: usize = 48;
 
 /// A block of the ring in our hands; dropping it gives it back to the kernel.

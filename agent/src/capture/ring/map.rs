@@ -10,7 +10,7 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use super::block::{SEQUENCE_AT, STATUS_AT};
+use super::block::{FRAMES_AT, SEQUENCE_AT, STATUS_AT};
 
 /// Bytes of each block that are ours and outlive the process as the ring does. The kernel sets the ring to zero when it makes it.
 pub(super) const PRIVATE_BYTES: u32 = 24;
@@ -65,6 +65,13 @@ impl Map {
     pub fn is_closed(&self, block: usize) -> bool {
         self.lent.get(block).is_some_and(|lent| !lent.load(Ordering::Acquire))
             && self.status(block).is_some_and(|status| status.load(Ordering::Acquire) & libc::TP_STATUS_USER != 0)
+    }
+
+    /// Whether the kernel has opened a block, or is about to, and no frame has a place in it. A block that was given back and is not yet opened
+    /// anew does not count as empty: it says what it held before.
+    pub fn is_open_and_empty(&self, block: usize) -> bool {
+        let is = |at, value| self.half_word(block, at).is_some_and(|word| word.load(Ordering::Acquire) == value);
+        is(FRAMES_AT, 0) && is(STATUS_AT, libc::TP_STATUS_KERNEL)
     }
 
     /// The kernel's number of the block's present filling; they only grow.
@@ -149,12 +156,17 @@ impl Map {
     }
 
     fn status(&self, block: usize) -> Option<&AtomicU32> {
+        self.half_word(block, STATUS_AT)
+    }
+
+    /// The word of 32 bits at `at`: STATUS_AT or FRAMES_AT.
+    fn half_word(&self, block: usize, at: usize) -> Option<&AtomicU32> {
         if block >= self.blocks() {
             return None;
         }
-        // SAFETY: inside the mapping, aligned (blocks are page-aligned, STATUS_AT is a multiple of 4), and both the kernel and we
-        // touch this word as a whole.
-        Some(unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(block * self.block_bytes + STATUS_AT).cast()) })
+        // SAFETY: inside the mapping, aligned (blocks are page-aligned, both offsets are multiples of 4), and both the kernel and we
+        // touch these words as a whole; the second is written by the kernel alone.
+        Some(unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(block * self.block_bytes + at).cast()) })
     }
 
     /// The word of 64 bits at `at`, one of the offsets above.

@@ -2,8 +2,8 @@
 //! Never: copies a frame, hands out a block twice, takes the agent's own outgoing frames, calls its interface there when it is deaf.
 //! Spec: Linux packet(7), `Documentation/networking/packet_mmap.rst` (TPACKET_V3), linux/if_packet.h.
 //!
-//! [`socket`] and [`map`] hold the `unsafe` lines; [`block`] reads what the kernel wrote; [`group`] ties the threads' rings together;
-//! [`handover`] gets them from one agent to the next.
+//! [`socket`] and [`map`] hold the `unsafe` lines; [`block`] reads what the kernel wrote; [`quiet`] says up to when it is all;
+//! [`group`] ties the threads' rings together; [`handover`] gets them from one agent to the next.
 
 use std::sync::Arc;
 use std::thread;
@@ -18,6 +18,7 @@ pub(super) use self::group::{Membership, refuse_all};
 use self::handover::Left;
 pub use self::handover::Shelf;
 use self::map::Map;
+use self::quiet::Quiet;
 use self::socket::{Ready, Socket};
 use super::interface;
 use super::live::{self, Hold, Live};
@@ -28,6 +29,7 @@ mod block;
 mod group;
 mod handover;
 mod map;
+mod quiet;
 pub mod socket;
 
 /// After this time the kernel closes a block that is not full, if it holds a frame.
@@ -68,6 +70,7 @@ pub struct Ring {
     hold: Hold,
     /// The block that the kernel closes next.
     next: usize,
+    quiet: Quiet,
     /// Another agent goes on after so many frames in all, since the ring was made.
     left_at: Option<u64>,
     kept: Option<Kept>,
@@ -128,6 +131,7 @@ impl Ring {
             socket: Arc::new(socket),
             hold: Hold::new(membership, link),
             next: 0,
+            quiet: Quiet::default(),
             left_at: None,
             kept,
             given: 0,
@@ -184,6 +188,11 @@ impl Live for Ring {
             bytes.lend(block);
         }
         Ok(given)
+    }
+
+    fn complete_until_ns(&mut self, since_ns: u64) -> u64 {
+        self.quiet.look(&self.map, self.next, since_ns);
+        self.quiet.complete_until_ns()
     }
 
     fn wait(&mut self, wait: Duration) -> Result<(), Error> {

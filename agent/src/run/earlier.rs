@@ -1,0 +1,82 @@
+//! What earlier agents left unfinished is made whole, beside everything else.
+//! In: the segments that were there at the start. Out: the uploader's leave to send each, or word of why it cannot be made whole.
+//! Never: gives one up; lets one that cannot be read, or a defect, stand in the way of the others.
+
+use std::time::Duration;
+
+use tokio::task;
+use tokio::time::sleep;
+
+use crate::spool::{self, Folder, Segment};
+use crate::upload::Reserved;
+
+/// What could not be made whole is tried again this often: the disk was full, or answers again.
+const AGAIN: Duration = Duration::from_secs(3600);
+
+/// How a segment is made whole: [`spool::salvage::make_whole`].
+pub(super) type MakeWhole = fn(&Folder, &Segment) -> Result<(), spool::Error>;
+
+/// Makes all of them whole, however often it takes.
+pub(super) async fn finish_all(folder: &Folder, mut unfinished: Vec<Segment>, reserved: &Reserved, make_whole: MakeWhole) {
+    loop {
+        unfinished = finish(folder, unfinished, reserved, make_whole).await;
+        if unfinished.is_empty() {
+            return;
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Tries each once, and releases it to the uploader when it is whole. Gives those that are not.
+pub(super) async fn finish(folder: &Folder, unfinished: Vec<Segment>, reserved: &Reserved, make_whole: MakeWhole) -> Vec<Segment> {
+    let all = unfinished.len();
+    let mut left = Vec::new();
+    for segment in unfinished {
+        let (folder, tried) = (folder.clone(), segment.clone());
+        let done = task::spawn_blocking(move || make_whole(&folder, &tried)).await;
+        let cause = match done {
+            Ok(Ok(())) => {
+                reserved.release(&segment.capture_id);
+                continue;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(died) => format!("what makes it whole died ({died}); this is a defect, please report the log lines before this one"),
+        };
+        reserved.refuse(&segment.capture_id, cause);
+        left.push(segment);
+    }
+    if left.len() < all {
+        tracing::info!(segments = all - left.len(), "segments of an earlier agent are whole again");
+    }
+    left
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::spool::{OnFull, Settings};
+
+    fn segment(capture_id: &str) -> Segment {
+        Segment { capture_id: capture_id.into(), data: None, journal: None, draft: None, manifest: None, failing: None }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_made_whole_and_one_whose_salvage_dies_are_told_of_and_do_not_stop_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().to_path_buf();
+        let settings = Settings { dir, max_bytes: 1 << 20, on_full: OnFull::DropNewest, flush_ms: 1, sync_ms: 1, allow_root_device: true };
+        let folder = Folder::open(&settings).unwrap();
+        let unfinished = ["a", "b", "c", "d"].map(segment).to_vec();
+        let reserved = Reserved::new(&unfinished);
+        let left = finish(&folder, unfinished, &reserved, |_, segment| match segment.capture_id.as_str() {
+            "a" => panic!("a defect"),
+            "c" => Err(spool::Error::InUse { dir: "c".into() }),
+            _ => Ok(()),
+        });
+        let left: Vec<_> = left.await.into_iter().map(|segment| segment.capture_id).collect();
+        assert_eq!(left, ["a", "c"]);
+        let why = ["a", "b", "c", "d"].map(|id| reserved.why_unfinished(&segment(id)).unwrap_or_default());
+        assert!(why[0].contains("defect") && why[1].is_empty() && why[2].contains("another agent") && why[3].is_empty(), "{why:?}");
+    }
+}
