@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -27,7 +28,7 @@ use crate::config::{Instance, Settings};
 use crate::host::clock::{Clock, SystemClock};
 use crate::host::{imds, lifecycle, nic, systemd, timesync};
 use crate::observe::counters::Counters;
-use crate::observe::vitals::Vitals;
+use crate::observe::vitals::{Act, Vitals};
 use crate::observe::{cloudwatch, health};
 use crate::record::key::Names;
 use crate::record::recorder::{Meter, Recorder};
@@ -35,9 +36,11 @@ use crate::record::window::Rotation;
 use crate::spool::{self, Folder, journal, salvage, writer};
 use crate::upload::{self, Reserved, Unsent};
 
+mod beside;
 mod earlier;
 mod leaving;
 
+use beside::{Beside, Ends};
 use leaving::{Leaver, drain};
 
 /// Batches that may be under way between one capture thread and the recorder: as many as a ring of 256 MiB has blocks.
@@ -54,6 +57,9 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Threads of the uploading half: checksums in one, the network in the other.
 const UPLOAD_THREADS: usize = 2;
+
+/// As it is named when it has died.
+const UPLOADER: &str = "the uploader";
 
 /// Why an agent ended.
 #[derive(thiserror::Error, Debug)]
@@ -86,9 +92,9 @@ pub enum Error {
     /// The recorder panicked: a defect.
     #[error("the recorder died; this is a defect, please report the log lines before this one")]
     Recorder,
-    /// The uploader panicked: a defect.
-    #[error("the uploader died; this is a defect, please report the log lines before this one")]
-    Uploader,
+    /// What works beside the recorder panicked: a defect.
+    #[error("{0} died; this is a defect, please report the log lines before this one")]
+    Died(&'static str),
     /// A thread of the spool panicked, or its disk lost what it had taken.
     #[error(
         "the spool cannot be written any more: its disk lost bytes that it had taken, or a thread of it died; the log lines before this one say which"
@@ -147,25 +153,30 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     let (mut ended, _keeper) = start_capture(&settings, &interface, shared.clone(), &group, rotation.clone(), writer, names)?;
     // Not before frames are taken: whoever asks is told the truth from the first answer on.
     let facts = health::Facts { instance: settings.record.instance.clone(), since: SystemClock.now(), live: !replay };
-    let health = serve_health(listener, counters.clone(), facts.clone());
+    let mut beside = Beside::default();
+    beside.add("the health check", Ends::Never, Some(serve_health(listener, counters.clone(), facts.clone())));
     systemd::ready();
     let source = if replay { "a file".to_owned() } else { interface };
-    tell_manager(source.clone(), shared.clone(), facts.clone())?;
+    let (act, acts) = watch::channel(Act::Record);
+    tell_manager(source.clone(), counters.clone(), facts.clone(), acts)?;
     tracing::info!(instance = settings.record.instance, interface = settings.capture.interface, threads, "capturing");
 
     let (stop, stopping) = watch::channel(false);
-    let alerts = start_alerts(&settings, &counters, replay, stopping.clone());
+    beside.add("the alerts", Ends::AtStop, start_alerts(&settings, &counters, replay, stopping.clone()));
     let time = settings
         .host
         .time_server
         .filter(|_| !replay)
         .map(|server| tokio::spawn(timesync::watch(server, on_ec2, counters.clone(), SystemClock, timesync::EVERY, stopping.clone())));
+    beside.add("the comparison of the clock", Ends::Dispensable, time);
     let metrics = start_metrics(&settings, &counters, facts, (!replay).then_some(source), stopping.clone());
+    beside.add("the reports to CloudWatch", Ends::Dispensable, metrics);
     let leaver = Arc::new(Leaver::new(rotation, settings.lifecycle.clone(), folder.clone()));
-    let lifecycle = start_lifecycle(&settings, &counters, &leaver, stopping.clone());
+    // Where there is no metadata to ask it ends at once.
+    beside.add("the lifecycle", Ends::AnyTime, start_lifecycle(&settings, &counters, &leaver, stopping.clone()));
     let store = Arc::new(upload::S3::new(settings.upload.clone()));
     let reserved = Reserved::new(&unfinished);
-    let mut uploads = tokio::spawn({
+    let uploads = tokio::spawn({
         let (settings, folder, counters, store) = (settings.upload.clone(), folder.clone(), counters.clone(), store.clone());
         let (reserved, mut told) = (reserved.clone(), stopping.clone());
         async move {
@@ -183,12 +194,13 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
             tokio::join!(salvage, upload::run(settings, folder.clone(), counters, store, reserved.clone(), stopping));
         }
     });
+    beside.add(UPLOADER, Ends::AtStop, Some(uploads));
 
     let end = tokio::select! {
         errors = &mut ended => End::Captured(errors),
         () = &mut told_to_stop => End::Told { machine_too: stopping_with_machine().await },
         () = leaver.ends(), if !replay => End::Leaving,
-        _ = died(&mut uploads) => End::UploaderDied,
+        what = beside.death() => End::Died(what),
         () = spool_lost(&spool_threads) => return Err(Error::SpoolLost),
     };
     let mut leaves = matches!(end, End::Leaving | End::Told { machine_too: true });
@@ -196,60 +208,55 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
         group.leave_nothing();
         counters.leaving_ended.set(1);
     }
-    let (leaving, mut uploader_died) = (matches!(end, End::Leaving), matches!(end, End::UploaderDied));
+    act.send_replace(Act::Close);
+    let leaving = matches!(end, End::Leaving);
+    let mut dead = if let End::Died(what) = end { Some(what) } else { None };
     let errors = match end {
         End::Captured(errors) => errors,
-        End::Told { .. } | End::Leaving | End::UploaderDied => {
+        End::Told { .. } | End::Leaving | End::Died(_) => {
             shared.stop.store(true, Ordering::Release);
             match stopped(ended, &spool_threads, replay).await {
                 Some(errors) => errors,
-                None => return if uploader_died { Err(Error::Uploader) } else { Ok(()) },
+                None => return dead.map_or(Ok(()), |what| Err(Error::Died(what))),
             }
         }
     };
     let errors = errors.map_err(|_| Error::Recorder)?;
     finish_spool(spool_threads).await;
     reserved.close();
+    act.send_replace(Act::Send);
     if leaving {
         leaver.closed();
         tokio::select! {
             () = told_to_stop => leaves = stopping_with_machine().await,
             () = leaver.begins_anew() => leaves = false,
             // The next agent sends what is left.
-            _ = died(&mut uploads) => (leaves, uploader_died) = (false, true),
+            what = beside.death() => (leaves, dead) = (false, Some(what)),
         }
     }
     if leaves {
-        tokio::select! {
-            () = drain(&folder, settings.lifecycle.shutdown, &counters) => {}
-            // Nothing is sent any more that could be waited for.
-            _ = died(&mut uploads), if !uploader_died => uploader_died = true,
+        let mut drained = std::pin::pin!(drain(&folder, settings.lifecycle.shutdown, &counters));
+        // Without the uploader nothing is sent any more that could be waited for; what else has died nobody starts again now.
+        while dead != Some(UPLOADER) {
+            tokio::select! {
+                () = &mut drained => break,
+                what = beside.death() => dead = Some(what),
+            }
         }
     }
-    // The receivers are gone when uploader and alerts have died, and then there is nothing to stop.
+    act.send_replace(Act::End);
+    // The receivers are gone when all have died, and then there is nothing to stop.
     let _ = stop.send(true);
-    uploader_died = uploader_died || died(&mut uploads).await;
-    let beside = [
-        (alerts, "the alerts"),
-        (lifecycle, "the lifecycle"),
-        (time, "the comparison of the clock"),
-        (metrics, "the reports to CloudWatch"),
-    ];
-    for (task, what) in beside {
-        if let Some(task) = task {
-            join(task, what).await;
-        }
-    }
-    health.abort();
-    if uploader_died {
+    if let Some(what) = beside.finish().await.or(dead) {
         // What was recorded is in the spool; the next agent sends it.
-        return Err(Error::Uploader);
+        return Err(Error::Died(what));
     }
     if let Some(error) = errors.into_iter().next() {
         return Err(error.into());
     }
     if replay && !shared.stop.load(Ordering::Acquire) {
         // A replayed file has an end, and so has its upload.
+        act.send_replace(Act::Send);
         let left = send_spool(settings.upload, folder, counters, store).await.len();
         return if left == 0 { Ok(()) } else { Err(Error::Unsent(left)) };
     }
@@ -267,8 +274,8 @@ enum End {
     },
     /// By order of the lifecycle.
     Leaving,
-    /// For want of an uploader: the next agent has one.
-    UploaderDied,
+    /// For want of what works beside it and has died: the next agent has it.
+    Died(&'static str),
 }
 
 async fn stopping_with_machine() -> bool {
@@ -349,6 +356,7 @@ fn start_alerts(settings: &Settings, counters: &Arc<Counters>, replay: bool, sto
         live: !replay,
         expected: Box::new(move |wall_ns| schedule.as_mut().is_none_or(|schedule| schedule.is_on(wall_ns))),
         counters: counters.clone(),
+        spare: spare_outbox(),
     };
     Some(tokio::spawn(alert::run(settings.alert.clone(), scene, notifier, SystemClock, stopping)))
 }
@@ -421,7 +429,8 @@ async fn last_words(settings: &alert::Settings, instance: Instance, error: &Erro
     let place = if restarted { place_at_hand(instance, settings) } else { place(instance, settings).await };
     let (filing, detail) = (settings.clone(), error.to_string());
     let filed = task::spawn_blocking(move || {
-        relief::file(&filing, &place, Trouble::CaptureFailed, detail, SystemClock.now()).map_err(|e| e.to_string())
+        relief::file(&filing, spare_outbox().as_deref(), &place, Trouble::CaptureFailed, &detail, SystemClock.now())
+            .map_err(|e| e.to_string())
     });
     if let Err(cause) = filed.await.unwrap_or_else(|died| Err(died.to_string())) {
         tracing::error!("the trouble that ends the agent is not filed: {cause}");
@@ -429,6 +438,13 @@ async fn last_words(settings: &alert::Settings, instance: Instance, error: &Erro
     if !restarted {
         relief::last_try(settings, Arc::new(Sns::new(topic))).await;
     }
+}
+
+/// Where mails are filed that the outbox does not take: in memory, so that no volume keeps them. Only under a service manager that
+/// made the folder: the agent, its hooks and who sends for it share it.
+#[must_use]
+pub fn spare_outbox() -> Option<PathBuf> {
+    Some(systemd::runtime_folder()?.join("outbox"))
 }
 
 /// The names that the spool's segments bear, so that no new one gets the same.
@@ -441,15 +457,6 @@ fn names(folder: &Folder, settings: &Settings) -> Result<Names, Error> {
         }
     }
     Ok(names)
-}
-
-/// Done when the uploader ends, which before a stop it never does by itself; says whether it died.
-async fn died(uploader: &mut JoinHandle<()>) -> bool {
-    let ended = uploader.await;
-    if let Err(error) = &ended {
-        tracing::error!(%error, "the uploader died");
-    }
-    ended.is_err()
 }
 
 async fn finish_spool(threads: writer::Threads) {
@@ -471,24 +478,23 @@ fn serve_health(listener: TcpListener, counters: Arc<Counters>, facts: health::F
     })
 }
 
-/// Tells the service manager how it goes, on a thread of its own, and feeds its watchdog as long as every loop goes round.
-fn tell_manager(interface: String, shared: Arc<Shared>, facts: health::Facts) -> Result<(), Error> {
+/// Tells the service manager how it goes, on a thread of its own, and feeds its watchdog as long as all goes round that has to.
+fn tell_manager(interface: String, counters: Arc<Counters>, facts: health::Facts, acts: watch::Receiver<Act>) -> Result<(), Error> {
     if !systemd::listens() {
         return Ok(());
     }
     let watchdog = systemd::watchdog();
     let every = watchdog.map_or(TELL_EVERY, |watchdog| TELL_EVERY.min(watchdog / 4));
     let patience_ns = watchdog.map_or(u64::MAX, |watchdog| watchdog.as_nanos() as u64 / 2);
-    let mut vitals = Vitals::new(interface, patience_ns, &shared.counters, &facts, SystemClock.now());
+    let mut vitals = Vitals::new(interface, patience_ns, &counters, &facts, SystemClock.now());
     spawn("service-manager", move || {
         let mut told = String::new();
         let mut stuck_before = false;
         loop {
             thread::sleep(every);
-            let look = vitals.look(&shared.counters, &facts, SystemClock.now());
-            // Loops that end are no longer looked at: how long a stop may take is the manager's own business.
-            let stopping = shared.stop.load(Ordering::Acquire);
-            match look.stuck.filter(|_| !stopping) {
+            let act = *acts.borrow();
+            let look = vitals.look(&counters, &facts, SystemClock.now(), act);
+            match look.stuck {
                 None => {
                     stuck_before = false;
                     systemd::alive();
@@ -499,7 +505,8 @@ fn tell_manager(interface: String, shared: Arc<Shared>, facts: health::Facts) ->
                 }
                 Some(_) => {}
             }
-            if look.line != told && !stopping {
+            // Later the drain says how it goes.
+            if look.line != told && act == Act::Record {
                 systemd::status(&look.line);
                 told = look.line;
             }
@@ -650,12 +657,6 @@ fn told_to_stop() -> impl Future<Output = ()> {
     }
 }
 
-async fn join(task: JoinHandle<()>, what: &str) {
-    if let Err(error) = task.await {
-        tracing::error!(%error, "{what} died");
-    }
-}
-
 /// Sends what the folder holds, also what an earlier agent left unfinished, until nothing is left that can be sent, or a
 /// signal. Gives what is left.
 pub async fn send_spool(settings: upload::Settings, folder: Folder, counters: Arc<Counters>, store: Arc<upload::S3>) -> Vec<Unsent> {
@@ -678,16 +679,4 @@ pub async fn send_spool(settings: upload::Settings, folder: Folder, counters: Ar
     let left = upload::drain(settings, folder, counters, store, reserved, stopping).await;
     stopper.abort();
     left
-}
-
-#[cfg(test)]
-#[allow(clippy::panic)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_uploader_that_dies_is_noticed_at_once_and_one_that_ends_at_a_stop_is_no_death() {
-        assert!(died(&mut tokio::spawn(async { panic!("a defect") })).await);
-        assert!(!died(&mut tokio::spawn(async {})).await);
-    }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tapfleet_tests::agent::{Agent, BUCKET, INSTANCE, Settings};
+use tapfleet_tests::filesystem::FileSystem;
 use tapfleet_tests::localstack::REGION;
 use tapfleet_tests::mailbox::{Mail, Mailbox, Passage};
 use tapfleet_tests::netns::{Pair, TAP};
@@ -104,7 +105,11 @@ fn alone() -> std::sync::MutexGuard<'static, ()> {
 }
 
 fn waiting(folder: &Path) -> usize {
-    let entries = std::fs::read_dir(folder.join("outbox")).into_iter().flatten();
+    mails_in(&folder.join("outbox"))
+}
+
+fn mails_in(outbox: &Path) -> usize {
+    let entries = std::fs::read_dir(outbox).into_iter().flatten();
     entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|found| found == "mail")).count()
 }
 
@@ -143,6 +148,35 @@ fn a_bucket_that_is_not_there_is_mailed_once_and_its_end_once_though_sns_is_down
     assert!(begin.trouble().starts_with("upload_refused-"), "{}", begin.trouble());
     agent.wait_for("nothing waits", Duration::from_secs(5), |_| waiting(bench.folder.path()) == 0);
     agent.stop(Duration::from_secs(10));
+}
+
+#[test]
+fn a_volume_that_hangs_with_spool_and_outbox_on_it_is_mailed_about_while_it_hangs_and_each_mail_comes_once() {
+    let _alone = alone();
+    let bench = Bench::new();
+    let disk = FileSystem::new(bench.folder.path(), 64 << 20);
+    bench.mailbox.subscribe();
+    bench.make_bucket();
+    let on_disk = |name: &str| disk.at().join(name).to_str().unwrap().to_owned();
+    let settings = bench.settings().set("spool.dir", on_disk("spool").as_str()).set("alert.dir", on_disk("outbox").as_str());
+    let mut agent = bench.start(&settings);
+    bench.send(Duration::from_secs(2));
+    let frozen = disk.freeze();
+    bench.send(Duration::from_secs(1));
+    // Half a minute is what a volume may take; then a mail must come although nothing can be filed.
+    let mut mails = bench.mailbox.mails(1, Duration::from_secs(90));
+    assert_eq!(mails.len(), 1, "no mail while the volume hung");
+    drop(frozen);
+    mails.extend(bench.mailbox.mails(1, Duration::from_secs(120)));
+    // What was filed when the disk came back has left already.
+    agent.wait_for("nothing waits", Duration::from_secs(20), |_| mails_in(&disk.at().join("outbox")) == 0);
+    mails.extend(bench.mailbox.mails(1, Duration::from_secs(3)));
+    agent.stop(Duration::from_secs(20));
+    let [begin, over] = <[Mail; 2]>::try_from(mails).unwrap_or_else(|mails| panic!("not two mails: {mails:#?}"));
+    assert_eq!(begin.subject, format!("tapfleet FAILURE {INSTANCE}: the spool's disk takes nothing"));
+    assert_eq!(over.subject, format!("tapfleet OVER {INSTANCE}: the spool's disk takes nothing"));
+    assert_eq!(begin.trouble(), over.trouble());
+    println!("{}\n{}", begin.body, over.body);
 }
 
 #[test]

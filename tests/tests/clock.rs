@@ -158,6 +158,7 @@ fn watch_of(counters: &Counters) -> (Watch, Fold) {
         on_start: false,
         dir: "/nowhere".into(),
         spool_max_bytes: 0,
+        window: Duration::from_secs(900),
     };
     let limits = Limits::new(&settings, true);
     (Watch::new(limits.clone(), Sample::of(counters, BEGUN)), Fold::new(limits, settings.repeat, INSTANCE, Losses::default()))

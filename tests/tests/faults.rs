@@ -405,8 +405,12 @@ async fn a_wrong_answer_about_object_or_manifest_keeps_the_segment_in_the_spool(
         bench.until("three wrong answers", || bench.server.calls(op) >= before + 3).await;
         assert!(bench.segment.is_there(), "{op:?} {fault:?}: it has left the spool");
         assert_eq!(bench.server.calls(Op::Create), 1, "{op:?} {fault:?}: it was sent again");
+        let failing = || bench.counters.segments_failing_seconds.get();
+        bench.until("it counts as failing though its parts arrived", || failing() >= 2).await;
+        assert!(bench.counters.parts_sent.get() >= 2);
         bench.server.heal();
         bench.arrives_at(&first_key()).await;
+        bench.until("nothing counts as failing", || failing() == 0).await;
         running.kill().await;
         bench.assert_no_upload_is_left();
     })

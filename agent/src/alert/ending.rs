@@ -9,6 +9,10 @@ const WORD_MAX: usize = 40;
 /// Said before the cause when the manager has given up for now.
 const FOR_GOOD: &str = "it fails again and again, and is tried twice a minute; ";
 
+/// Said when the manager did not even begin to start it: OnFailure= is set off by the job, and of the process there is nothing to tell.
+const NEVER_BEGUN: &str = "systemd could not begin to start it, as something failed that it needs: most likely the mount of its spool \
+     (`systemctl list-units --failed`); it is tried twice a minute";
+
 /// What a dead agent may have taken with it.
 const IN_MEMORY: &str = "what it held in memory, at most spool.flush_ms of packets, is lost";
 
@@ -37,10 +41,10 @@ impl Ending {
         })
     }
 
-    /// Whether it ended as it was told to: nobody needs to hear of it.
+    /// Whether it ended as it was told to: nobody needs to hear of it. Who is started in its stead is so by a failure only.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.result == "success"
+        self.result == "success" && !self.for_good
     }
 
     /// Whether the agent itself will have said why it ended: it came as far as that, and has this status for it.
@@ -52,13 +56,18 @@ impl Ending {
     /// What happened, in one line for people.
     #[must_use]
     pub fn detail(&self) -> String {
-        if self.for_good { format!("{FOR_GOOD}{}", self.cause()) } else { self.cause() }
+        match self.for_good {
+            // What the manager tells of the process is how an earlier one ended.
+            true if self.result == "success" => NEVER_BEGUN.into(),
+            true => format!("{FOR_GOOD}{}", self.cause()),
+            false => self.cause(),
+        }
     }
 
     /// Whether a person who was told `detail` must be told of this too: it fails for good, which is new, and by another cause.
     #[must_use]
     pub fn is_worse_than(&self, detail: &str) -> bool {
-        self.for_good && !detail.starts_with(FOR_GOOD) && detail != self.cause()
+        self.for_good && ![FOR_GOOD, NEVER_BEGUN].iter().any(|told| detail.starts_with(told)) && detail != self.cause()
     }
 
     fn cause(&self) -> String {
@@ -145,6 +154,21 @@ mod tests {
             _ => None,
         });
         assert_eq!(ending, Some(Ending { for_good: true, ..hook("exit-code", "exited", "226") }));
+    }
+
+    #[test]
+    fn a_start_that_never_began_is_told_though_all_that_the_manager_says_is_success() {
+        for last in [None, Some(("exited", "0"))] {
+            let ending = Ending::told(|name| match (name, last) {
+                ("MONITOR_SERVICE_RESULT", _) => Some("success".into()),
+                ("MONITOR_EXIT_CODE", Some((code, _))) => Some(code.into()),
+                ("MONITOR_EXIT_STATUS", Some((_, status))) => Some(status.into()),
+                _ => None,
+            });
+            let ending = ending.unwrap();
+            assert!(!ending.is_clean() && !ending.had_last_words() && ending.detail() == NEVER_BEGUN, "{}", ending.detail());
+            assert!(ending.is_worse_than("it was killed by SIGKILL") && !ending.is_worse_than(NEVER_BEGUN));
+        }
     }
 
     #[test]

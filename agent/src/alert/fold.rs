@@ -52,7 +52,7 @@ impl Losses {
         Self { kernel: self.kernel.saturating_sub(before.kernel), spool: self.spool.saturating_sub(before.spool) }
     }
 
-    fn add(&mut self, more: Self) {
+    pub(super) fn add(&mut self, more: Self) {
         self.kernel = self.kernel.saturating_add(more.kernel);
         self.spool = self.spool.saturating_add(more.spool);
     }
@@ -120,6 +120,8 @@ pub struct News {
     pub detail: String,
     /// What was lost since it began.
     pub losses: Losses,
+    /// When it is over: how long it lasted by the monotonic clock; `None` where this process did not see it begin.
+    pub lasted_ns: Option<u64>,
 }
 
 /// What need not outlive the process.
@@ -130,6 +132,8 @@ pub struct Fold {
     instance: String,
     /// Since when each open trouble has been clear, monotonic.
     clear_ns: BTreeMap<Trouble, u64>,
+    /// The id of each that this process saw begin, and when, monotonic.
+    begun: BTreeMap<Trouble, (String, u64)>,
     /// When each may be repeated, monotonic: a wall clock that steps forward does not bring the next repeat.
     due_ns: BTreeMap<Trouble, u64>,
     /// What was lost when the state was last worth keeping.
@@ -141,7 +145,9 @@ impl Fold {
     /// One that has seen nothing; `losses` is what was lost before, which belongs to no trouble.
     #[must_use]
     pub fn new(limits: Limits, repeat: Duration, instance: &str, losses: Losses) -> Self {
-        Self { limits, repeat, instance: instance.into(), clear_ns: BTreeMap::new(), due_ns: BTreeMap::new(), losses, kept_ns: 0 }
+        let instance = instance.into();
+        let (clear_ns, begun, due_ns) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { limits, repeat, instance, clear_ns, begun, due_ns, losses, kept_ns: 0 }
     }
 
     /// Brings `state` up to date and gives what to mail, and whether the state is worth keeping now. Without `room` for mails
@@ -209,6 +215,7 @@ impl Fold {
             losses: Losses::default(),
         };
         self.due_ns.insert(trouble, now.monotonic_ns.saturating_add(repeat_ns));
+        self.begun.insert(trouble, (open.id.clone(), now.monotonic_ns));
         let news = news(trouble, Kind::Begin, &open, at_ns, &open.detail);
         state.open.insert(trouble.name().into(), open);
         Some(news)
@@ -237,7 +244,9 @@ impl Fold {
         let open = state.open.remove(trouble.name())?;
         // It was over when it first was clear; since then it has only been watched.
         let over_ns = now.wall_ns.saturating_sub(now.monotonic_ns.saturating_sub(since)).max(open.since_ns);
-        Some(news(trouble, Kind::Over, &open, over_ns, &open.detail))
+        let begun = self.begun.remove(&trouble).filter(|(id, _)| *id == open.id);
+        let lasted_ns = begun.map(|(_, begun_ns)| since.saturating_sub(begun_ns));
+        Some(News { lasted_ns, ..news(trouble, Kind::Over, &open, over_ns, &open.detail) })
     }
 
     fn repeat_ns(&self) -> u64 {
@@ -252,5 +261,5 @@ impl Fold {
 }
 
 fn news(trouble: Trouble, kind: Kind, open: &Open, at_ns: u64, detail: &str) -> News {
-    News { trouble, kind, id: open.id.clone(), since_ns: open.since_ns, at_ns, detail: detail.into(), losses: open.losses }
+    News { trouble, kind, id: open.id.clone(), since_ns: open.since_ns, at_ns, detail: detail.into(), losses: open.losses, lasted_ns: None }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::fold::{Kind, News};
 use super::rules::{Trouble, span};
@@ -37,6 +38,9 @@ pub struct Place {
 pub struct Mail {
     /// Of which trouble; for others an id of its own.
     pub id: String,
+    /// Tells this mail from every other, also of the same trouble; empty in files of versions that had none.
+    #[serde(default)]
+    pub key: String,
     /// What it is about.
     pub kind: Kind,
     /// At most [`SUBJECT_MAX`] printable ASCII characters, not blank.
@@ -49,13 +53,15 @@ impl Mail {
     /// One that keeps the rules, whatever is handed in.
     #[must_use]
     pub fn new(id: &str, kind: Kind, subject: &str, body: &str) -> Self {
-        Self { id: plain_id(id), kind, subject: plain_subject(subject), body: plain_body(body) }
+        let key = Uuid::now_v7().to_string();
+        Self { id: plain_id(id), key, kind, subject: plain_subject(subject), body: plain_body(body) }
     }
 
     /// The same, made to keep the rules: a file may say anything.
     #[must_use]
     pub fn checked(self) -> Self {
-        Self::new(&self.id, self.kind, &self.subject, &self.body)
+        let key = if self.key.is_empty() { String::new() } else { plain_id(&self.key) };
+        Self { key, ..Self::new(&self.id, self.kind, &self.subject, &self.body) }
     }
 
     /// About a trouble.
@@ -114,11 +120,10 @@ fn subject(news: &News, place: &Place) -> String {
 
 fn body(news: &News, place: &Place) -> String {
     let trouble = news.trouble;
-    let lasted = Duration::from_nanos(news.at_ns.saturating_sub(news.since_ns));
     let mut out = String::new();
     // Writing to memory does not fail.
     let _ = match news.kind {
-        Kind::Over => writeln!(out, "What:      over: {}\nLasted:    {}, until {}", trouble.title(), span(lasted), time(news.at_ns)),
+        Kind::Over => writeln!(out, "What:      over: {}\nLasted:    {}", trouble.title(), lasted(news)),
         Kind::Repeat => writeln!(out, "What:      still: {}; {}", trouble.title(), news.detail),
         Kind::Begin | Kind::Note => writeln!(out, "What:      {}; {}", trouble.title(), news.detail),
     };
@@ -137,6 +142,18 @@ fn body(news: &News, place: &Place) -> String {
     };
     let _ = writeln!(out, "Trouble:   {}", news.id);
     out
+}
+
+/// How long it lasted and until when, and by which clock: only the monotonic one does not step, and it must have seen both ends.
+fn lasted(news: &News) -> String {
+    let until = time(news.at_ns);
+    match news.lasted_ns {
+        Some(ns) => format!("{}, until {until}", span(Duration::from_nanos(ns))),
+        None => {
+            let ns = news.at_ns.saturating_sub(news.since_ns);
+            format!("{}, until {until}, by the wall clock: another process saw it begin", span(Duration::from_nanos(ns)))
+        }
+    }
 }
 
 /// As in `2026-11-22 04:05:06 UTC`.

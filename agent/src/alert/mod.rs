@@ -2,21 +2,22 @@
 //! Never: loses a mail while the outbox can be written; mails what it cannot know; holds anything else up.
 //!
 //! [`rules`] says which troubles there are and when; [`fold`] makes few mails of that; [`mail`] words them; [`outbox`] keeps
-//! them until the [`notifier`] has taken them; [`sns`] is the one real notifier; [`desk`] and [`sender`] do it all, side by side.
-//! [`relief`] does for an agent that died what it cannot do any more, with what the manager says of its [`ending`].
+//! them until the [`notifier`] has taken them; [`sns`] is the one real notifier; [`desk`] and [`sender`] do it all, side by side, and
+//! wait for a disk through a [`clerk`]. [`relief`] does for an agent that died what it cannot do any more, with what the manager says
+//! of its [`ending`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::host::clock::Clock;
 use crate::observe::counters::Counters;
 
+pub mod clerk;
 pub mod desk;
 pub mod ending;
 pub mod fold;
@@ -28,6 +29,7 @@ pub mod rules;
 pub mod sender;
 pub mod sns;
 
+use clerk::Clerk;
 use desk::Desk;
 pub use mail::{Mail, Place};
 pub use notifier::Notifier;
@@ -52,6 +54,8 @@ pub struct Settings {
     pub dir: PathBuf,
     /// What the spool may hold, bytes; 0: not known.
     pub spool_max_bytes: u64,
+    /// Length of a window.
+    pub window: Duration,
 }
 
 impl Settings {
@@ -75,6 +79,8 @@ pub struct Scene {
     pub expected: Expected,
     /// What is counted.
     pub counters: Arc<Counters>,
+    /// Where others file what the outbox does not take, if there is such a folder.
+    pub spare: Option<PathBuf>,
 }
 
 /// Why a mail was not sent.
@@ -86,6 +92,14 @@ pub enum Error {
     /// The outbox did not take it.
     #[error(transparent)]
     Outbox(#[from] outbox::Error),
+    /// Neither the outbox nor the topic took it.
+    #[error("the mail is lost: {unsent}; and it could not be kept: {unfiled}")]
+    Lost {
+        /// Why the outbox did not.
+        unfiled: outbox::Error,
+        /// Why the topic did not.
+        unsent: notifier::Error,
+    },
     /// The mail waits in the outbox.
     #[error("{cause}; the mail waits in the outbox '{}', and the agent or the next `tapfleetd alert` sends it", dir.display())]
     Waits {
@@ -114,20 +128,34 @@ pub async fn run<N: Notifier, C: Clock + 'static>(
     stop: watch::Receiver<bool>,
 ) {
     let outbox = Outbox::new(&settings.dir);
-    relief::leave(&outbox, Left { host: relief::host_name(), place: scene.place.clone(), topic_arn: settings.topic_arn.clone() }).await;
+    let left = Left { host: relief::host_name(), place: scene.place.clone(), topic_arn: settings.topic_arn.clone() };
+    let leaving = relief::leave(outbox.clone(), left);
     let unsaved = desk::Unsaved::default();
     let (tell, subscribed) = watch::channel(None);
+    let scene_spare = scene.spare.clone();
     let desk = Desk::new(&settings, scene, outbox.clone(), unsaved.clone(), clock.now());
+    let spare = scene_spare.map(|dir| Sender::new(Outbox::new(&dir), notifier.clone(), desk::Unsaved::default()));
     let sender = Sender::new(outbox, notifier.clone(), unsaved);
     let watching = desk::watch(desk, clock, subscribed.clone(), settings.on_start, stop.clone());
     let asking = sender::ask(notifier, tell, stop.clone());
-    tokio::join!(watching, asking, sender.run(subscribed, stop));
+    let relieving = async {
+        if let Some(spare) = spare {
+            spare.run(subscribed.clone(), stop.clone()).await;
+        }
+    };
+    let all = async { tokio::join!(leaving, watching, asking, relieving, sender.run(subscribed.clone(), stop.clone())) };
+    let mut told = stop.clone();
+    tokio::select! {
+        _ = all => {}
+        // A disk that hangs does not hold the end up.
+        () = async { let _ = told.wait_for(|&stop| stop).await; sleep(2 * sender::LAST_TRY).await } => {}
+    }
 }
 
-/// Files a mail of a person or a program and waits until it has left. Gives its id.
+/// Files a mail of a person or a program and waits until it has left. Gives its id. Where it cannot be filed it is sent without.
 ///
 /// # Errors
-/// When it could not be filed, or has not left in time: it then waits in the outbox.
+/// When it could neither be filed nor sent, or has not left in time: it then waits in the outbox.
 pub async fn note<N: Notifier>(
     settings: &Settings,
     place: &Place,
@@ -138,24 +166,30 @@ pub async fn note<N: Notifier>(
     let outbox = Outbox::new(&settings.dir);
     let id = format!("note-{}", Uuid::now_v7());
     let mail = Mail::note(&id, subject, message, place);
-    let filing = {
-        let outbox = outbox.clone();
-        spawn_blocking(move || {
-            let mut opened = outbox.open()?;
-            let state = opened.state().clone();
-            opened.file(state, vec![mail])
-        })
+    let to_file = mail.clone();
+    let filing = move |outbox: &Outbox| {
+        let mut opened = outbox.open()?;
+        let state = opened.state().clone();
+        opened.file(state, vec![to_file])
     };
     let waits = |cause: String| Error::Waits { dir: settings.dir.clone(), cause };
-    let names = filing.await.map_err(|cause| waits(cause.to_string()))??;
+    let names = match Clerk::default().ask(&outbox, filing).await {
+        Ok(names) => names,
+        Err(full @ outbox::Error::Full { .. }) => return Err(full.into()),
+        Err(unfiled) => {
+            tracing::warn!("the mail is sent without being filed: {unfiled}");
+            notifier.publish(&mail).await.map_err(|unsent| Error::Lost { unfiled, unsent })?;
+            return Ok(id);
+        }
+    };
     let mut sender = Sender::new(outbox.clone(), notifier, desk::Unsaved::default());
     let end = Instant::now() + COMMAND_PATIENCE;
     while names.iter().any(|name| outbox.holds(name)) {
         match sender.step().await {
-            sender::Step::Failed(cause) => return Err(waits(cause)),
+            sender::Step::Failed(cause) | sender::Step::Blind(cause) => return Err(waits(cause)),
             _ if Instant::now() > end => return Err(waits("another process has the right to send and has not sent it yet".into())),
             sender::Step::Sent => {}
-            sender::Step::Nothing => tokio::time::sleep(sender::LOOK_EVERY).await,
+            sender::Step::Nothing => sleep(sender::LOOK_EVERY).await,
         }
     }
     Ok(id)

@@ -6,7 +6,7 @@
 //! after, so that whoever opens the folder next can finish that. `<number>-<kind>-<id>.mail` is a mail. `lock` is held for each
 //! look and change, `sending` by the process that sends. `left.json` is what the last agent knew of itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -39,7 +39,13 @@ const NAMES_MAX: usize = 4 * MAILS_MAX;
 
 /// How often, and how many times, the lock is asked for: it is held for some milliseconds.
 const LOCK_EVERY: Duration = Duration::from_millis(20);
-const LOCK_TRIES: u32 = 250;
+const LOCK_TRIES: u32 = 150;
+
+/// How long a lock is waited for.
+pub const LOCK_PATIENCE: Duration = LOCK_EVERY.saturating_mul(LOCK_TRIES);
+
+/// Of so many mails that were filed last the keys are remembered.
+const RECENT_MAX: usize = 2 * MAILS_MAX;
 
 /// The most bytes of what an agent leaves.
 const LEFT_BYTES_MAX: u64 = 64 << 10;
@@ -62,9 +68,15 @@ pub enum Error {
         cause: io::Error,
     },
     /// Somebody holds the lock.
-    #[error("cannot use the outbox '{}': another process has held its lock for {} s; end that one", dir.display(), (LOCK_EVERY * LOCK_TRIES).as_secs())]
+    #[error("cannot use the outbox '{}': another process has held its lock for {} s; end that one", dir.display(), LOCK_PATIENCE.as_secs())]
     Locked {
         /// Which.
+        dir: PathBuf,
+    },
+    /// Its disk does not answer.
+    #[error("cannot use the outbox '{}': its disk has not answered; see `dmesg` and the volume", dir.display())]
+    Hangs {
+        /// Where.
         dir: PathBuf,
     },
     /// No more mails fit.
@@ -91,6 +103,9 @@ struct Kept {
     /// Mails about to be filed, with the names of their files.
     #[serde(default)]
     unfiled: Vec<(String, Mail)>,
+    /// Keys of the mails that were filed last: one that is filed again is filed once.
+    #[serde(default)]
+    recent: VecDeque<String>,
 }
 
 /// What an agent leaves for those who file and send after it, without the network and when its settings can no longer be read.
@@ -115,8 +130,8 @@ pub struct Outbox {
 
 /// The folder, for one who changes it.
 #[derive(Debug)]
-pub struct Opened<'a> {
-    outbox: &'a Outbox,
+pub struct Opened {
+    outbox: Outbox,
     kept: Kept,
     /// Held, never read: closing it unlocks.
     _lock: File,
@@ -146,11 +161,11 @@ impl Outbox {
     ///
     /// # Errors
     /// When it cannot be made, locked or written.
-    pub fn open(&self) -> Result<Opened<'_>, Error> {
+    pub fn open(&self) -> Result<Opened, Error> {
         let file = self.lock_file("lock")?;
         for _ in 0..LOCK_TRIES {
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                let mut opened = Opened { kept: self.read_state()?, outbox: self, _lock: file };
+                let mut opened = Opened { kept: self.read_state()?, outbox: self.clone(), _lock: file };
                 opened.finish()?;
                 return Ok(opened);
             }
@@ -194,6 +209,7 @@ impl Outbox {
             Ok(mut kept) => {
                 kept.next = kept.next.min(NUMBER_MAX);
                 kept.unfiled.retain(|(name, _)| number_of(name).is_some());
+                kept.recent.truncate(RECENT_MAX);
                 Ok(kept)
             }
             Err(cause) => {
@@ -307,7 +323,7 @@ impl Outbox {
     }
 }
 
-impl Opened<'_> {
+impl Opened {
     /// The troubles.
     #[must_use]
     pub fn state(&self) -> &State {
@@ -323,12 +339,14 @@ impl Opened<'_> {
     }
 
     /// Keeps the state and files the mails, both or neither; gives the names of the mails. A repeat takes the place of an
-    /// earlier one of the same trouble that was not sent.
+    /// earlier one of the same trouble that was not sent. A mail that was filed before is not filed again.
     ///
     /// # Errors
-    /// When a file cannot be written; what was begun is then finished by whoever opens the folder next.
-    pub fn file(&mut self, state: State, mails: Vec<Mail>) -> Result<Vec<String>, Error> {
+    /// When a file cannot be written; what was begun is then finished by whoever opens the folder next, also when the same mails
+    /// are filed once more.
+    pub fn file(&mut self, state: State, mut mails: Vec<Mail>) -> Result<Vec<String>, Error> {
         let names = self.outbox.names()?;
+        mails.retain(|mail| mail.key.is_empty() || !self.kept.recent.contains(&mail.key));
         let notes = !mails.is_empty() && mails.iter().all(|mail| mail.kind == Kind::Note);
         if notes && names.len() >= NOTES_MAX {
             return Err(Error::Full { dir: self.outbox.dir.clone(), waiting: names.len() });
@@ -346,7 +364,10 @@ impl Opened<'_> {
             })
             .collect();
         let filed: Vec<String> = unfiled.iter().map(|(name, _)| name.clone()).collect();
-        self.kept = Kept { version: VERSION, next, state, unfiled };
+        let mut recent = std::mem::take(&mut self.kept.recent);
+        recent.extend(unfiled.iter().map(|(_, mail)| mail.key.clone()));
+        recent.drain(..recent.len().saturating_sub(RECENT_MAX));
+        self.kept = Kept { version: VERSION, next, state, unfiled, recent };
         self.outbox.write_state(&self.kept)?;
         self.finish()?;
         for name in superseded {

@@ -2,12 +2,14 @@
 //! In: the outbox with what the agent left there, its ending. Out: a trouble in the outbox; mails that have left.
 //! Never: needs the network or the instance metadata to file; sends beside another process.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use super::clerk::{self, Clerk};
 use super::desk::Unsaved;
 use super::ending::Ending;
 use super::fold::{Fold, Losses, State};
@@ -34,24 +36,30 @@ pub fn host_name() -> String {
 }
 
 /// Leaves beside the mails what those who file them without the network cannot find out.
-pub(super) async fn leave(outbox: &Outbox, left: Left) {
-    let outbox = outbox.clone();
-    match spawn_blocking(move || outbox.leave(&left)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(cause)) => tracing::warn!("mails about a dead agent may not say where it was: {cause}"),
-        Err(cause) => tracing::error!(%cause, "mails about a dead agent may not say where it was"),
+pub(super) async fn leave(outbox: Outbox, left: Left) {
+    if let Err(cause) = Clerk::default().ask(&outbox, move |outbox| outbox.leave(&left)).await {
+        tracing::warn!("mails about a dead agent may not say where it was: {cause}");
     }
 }
 
 /// Files a trouble: a mail when it begins, or when a repeat of it is due. Sends nothing; a matter of milliseconds.
 ///
 /// # Errors
-/// When the outbox cannot be locked or written.
-pub fn file(settings: &Settings, place: &Place, trouble: Trouble, detail: String, now: Now) -> Result<(), outbox::Error> {
-    let outbox = Outbox::new(&settings.dir);
-    let mut opened = outbox.open()?;
-    let state = opened.state().clone();
-    fold_in(&mut opened, state, settings, place, (trouble, detail), now)
+/// When neither the outbox nor the `spare` one can be locked or written.
+pub fn file(
+    settings: &Settings,
+    spare: Option<&Path>,
+    place: &Place,
+    trouble: Trouble,
+    detail: &str,
+    now: Now,
+) -> Result<(), outbox::Error> {
+    let (known, place, detail) = (settings.clone(), place.clone(), detail.to_owned());
+    somewhere(settings, spare, move |outbox| {
+        let mut opened = outbox.open()?;
+        let state = opened.state().clone();
+        fold_in(&mut opened, state, &known, &place, (trouble, detail.clone()), now)
+    })
 }
 
 /// Files that the agent's service ended, unless the agent has said so itself. When it turns out to fail for good by another cause than
@@ -59,23 +67,48 @@ pub fn file(settings: &Settings, place: &Place, trouble: Trouble, detail: String
 ///
 /// # Errors
 /// As [`file`].
-pub fn file_ending(settings: &Settings, place: &Place, ending: &Ending, now: Now) -> Result<(), outbox::Error> {
-    let outbox = Outbox::new(&settings.dir);
-    let mut opened = outbox.open()?;
-    let mut state = opened.state().clone();
-    if ending.had_last_words() && state.open.contains_key(Trouble::CaptureFailed.name()) {
-        return Ok(());
+pub fn file_ending(settings: &Settings, spare: Option<&Path>, place: &Place, ending: &Ending, now: Now) -> Result<(), outbox::Error> {
+    let (known, place, ending) = (settings.clone(), place.clone(), ending.clone());
+    somewhere(settings, spare, move |outbox| {
+        let mut opened = outbox.open()?;
+        let mut state = opened.state().clone();
+        if ending.had_last_words() && state.open.contains_key(Trouble::CaptureFailed.name()) {
+            return Ok(());
+        }
+        if let Some(open) = state.open.get_mut(Trouble::AgentDied.name())
+            && ending.is_worse_than(&open.detail)
+        {
+            (open.detail, open.told_ns) = (ending.detail(), 0);
+        }
+        fold_in(&mut opened, state, &known, &place, (Trouble::AgentDied, ending.detail()), now)
+    })
+}
+
+/// Has it filed in the outbox of the settings, or, where that does not work or not soon, in the spare one.
+fn somewhere(
+    settings: &Settings,
+    spare: Option<&Path>,
+    filing: impl Fn(&Outbox) -> Result<(), outbox::Error> + Send + Sync + 'static,
+) -> Result<(), outbox::Error> {
+    let (filing, (tell, told)) = (Arc::new(filing), mpsc::channel());
+    let (outbox, first) = (Outbox::new(&settings.dir), filing.clone());
+    // A thread, as a disk that hangs gives nothing back; a process that ends leaves it behind.
+    thread::spawn(move || {
+        // Nobody listens any more when it took too long.
+        let _ = tell.send(first(&outbox));
+    });
+    let filed = told.recv_timeout(clerk::PATIENCE).unwrap_or_else(|_| Err(outbox::Error::Hangs { dir: settings.dir.clone() }));
+    match (filed, spare) {
+        (Err(cause), Some(spare)) => {
+            tracing::error!("a trouble is filed in '{}' instead: {cause}", spare.display());
+            filing(&Outbox::new(spare))
+        }
+        (filed, _) => filed,
     }
-    if let Some(open) = state.open.get_mut(Trouble::AgentDied.name())
-        && ending.is_worse_than(&open.detail)
-    {
-        (open.detail, open.told_ns) = (ending.detail(), 0);
-    }
-    fold_in(&mut opened, state, settings, place, (Trouble::AgentDied, ending.detail()), now)
 }
 
 fn fold_in(
-    opened: &mut Opened<'_>,
+    opened: &mut Opened,
     mut state: State,
     settings: &Settings,
     place: &Place,
@@ -103,9 +136,9 @@ pub async fn last_try<N: Notifier>(settings: &Settings, notifier: Arc<N>) {
 pub async fn relieve<N: Notifier>(settings: &Settings, grace: Duration, notifier: Arc<N>) -> Result<usize, Error> {
     let outbox = Outbox::new(&settings.dir);
     let waits = |cause: String| Error::Waits { dir: settings.dir.clone(), cause };
+    let mut clerk = Clerk::default();
     loop {
-        let outbox = outbox.clone();
-        match spawn_blocking(move || outbox.oldest()).await.map_err(|cause| waits(cause.to_string()))?? {
+        match clerk.ask(&outbox, Outbox::oldest).await? {
             None => return Ok(0),
             Some(age) if age >= grace => break,
             // Who sends in the meantime spares us the rest.
@@ -124,7 +157,7 @@ pub async fn relieve<N: Notifier>(settings: &Settings, grace: Duration, notifier
         match sender.step().await {
             Step::Sent => sent += 1,
             Step::Nothing => return Ok(sent),
-            Step::Failed(cause) => return Err(waits(cause)),
+            Step::Failed(cause) | Step::Blind(cause) => return Err(waits(cause)),
         }
     }
 }

@@ -75,10 +75,11 @@ troubles! {
     InterfaceGone = "interface_gone", "the capture interface is gone",
         "No packet reaches this agent until the interface is back; it is reopened by itself.",
         "Look at `ip link` on the instance and at its network interfaces in EC2.";
-    /// Calls to S3 have failed for a while.
+    /// Captures have not got further for a while.
     UploadFailing = "upload_failing", "captures do not reach S3",
         "Captures wait in the spool and nothing is lost until it is full.",
-        "Look at the log for the cause: network, endpoint, VPC endpoint policy, expired credentials. Sending goes on by itself.";
+        "Look at the log for the cause: network, endpoint, VPC endpoint policy, expired credentials, the spool's disk; \
+         status/<instance>.json in the bucket names the captures. Sending goes on by itself.";
     /// S3 refuses: credentials, policy, bucket.
     UploadRefused = "upload_refused", "S3 refuses the captures",
         "Captures wait in the spool and nothing is lost until it is full; this does not go away by itself.",
@@ -182,20 +183,24 @@ pub struct Sample {
     pub recording_stopped: bool,
     /// For how long the spool's disk has not done what it was asked.
     pub disk_waits_ns: u64,
-    /// Calls to S3 that failed.
-    pub upload_failures: u64,
-    /// Of those, refused.
+    /// For how long the segment that fails longest has not got further; 0 when none fails.
+    pub failing_ns: u64,
+    /// Times that a segment which grows no more got further.
+    pub upload_progress: u64,
+    /// For how long the oldest segment has been unsent; 0 when there is none.
+    pub oldest_seconds: u64,
+    /// Calls that S3 refused.
     pub upload_refusals: u64,
-    /// Of the failed, those whose credentials were refused.
+    /// Calls whose credentials were refused.
     pub credential_refusals: u64,
-    /// Of the failed, those refused for the clock.
+    /// Calls that were refused for the clock.
     pub clock_refusals: u64,
     /// Segments that are poison.
     pub segments_poison: u64,
     /// How often the uploader went round.
     pub upload_rounds: u64,
-    /// Signs that S3 took something.
-    pub upload_successes: u64,
+    /// What S3 took: parts and finished segments.
+    pub arrived: u64,
     /// Steps of the wall clock.
     pub clock_steps: u64,
     /// What the time server has said of the wall clock.
@@ -229,13 +234,15 @@ impl Sample {
             given_way: (counters.segments_given_way.get(), counters.frames_given_way.get()),
             recording_stopped: counters.recording_stopped.get() > 0,
             disk_waits_ns: counters.disk_waits_ns(now.monotonic_ns),
-            upload_failures: counters.upload_failures.get(),
+            failing_ns: counters.segments_failing_seconds.get().saturating_mul(SECOND_NS),
+            upload_progress: counters.upload_progress.get(),
+            oldest_seconds: counters.spool_oldest_seconds.get(),
             upload_refusals: counters.upload_refusals.get(),
             credential_refusals: counters.credential_refusals.get(),
             clock_refusals: counters.clock_refusals.get(),
             segments_poison: counters.segments_poison.get(),
             upload_rounds: counters.upload_rounds.get(),
-            upload_successes: counters.parts_sent.get() + counters.segments_verified.get() + counters.segments_finished.get(),
+            arrived: counters.parts_sent.get() + counters.segments_finished.get(),
             clock_steps: counters.clock_steps.get(),
             clock: counters.clock(),
             leaving: counters.leaving.get() > 0,
@@ -262,8 +269,12 @@ pub struct Limits {
     pub stalled: Duration,
     /// The interface may be gone for this long.
     pub interface_gone: Duration,
-    /// Calls to S3 may fail for this long.
+    /// A segment may fail for this long without getting further.
     pub upload_failing: Duration,
+    /// The oldest segment may be unsent for this long: its own window, two more and ten minutes.
+    pub unsent: Duration,
+    /// And when it is: so long no segment may get further. A window, in which one ends, and longer than the largest part may take.
+    pub upload_still: Duration,
     /// Credentials and clock may be refused for this long: new credentials take a moment.
     pub refused_for: Duration,
     /// A failure older than this says nothing of now: longer than the longest wait between two tries.
@@ -292,6 +303,8 @@ impl Limits {
             stalled: Duration::from_secs(10),
             interface_gone: Duration::from_secs(10),
             upload_failing: Duration::from_secs(300),
+            unsent: 3 * settings.window + Duration::from_secs(600),
+            upload_still: settings.window + Duration::from_secs(1200),
             refused_for: Duration::from_secs(60),
             failure_stale: Duration::from_secs(240),
             spool_max_bytes: settings.spool_max_bytes,
@@ -354,12 +367,13 @@ pub struct Watch {
     arrived_ns: Option<u64>,
     /// Kernel counts of the last [`Limits::ratio_window`]: time, packets, drops.
     window: VecDeque<(u64, u64, u64)>,
-    /// First failure after the last success.
-    failing_ns: Option<u64>,
+    /// When a segment was last seen to fail, and when one that grows no more last got further.
     failed_ns: Option<u64>,
+    progress_ns: Option<u64>,
     refused: Refusals,
     credentials: Refusals,
     clock: Refusals,
+    /// When S3 last took something while no segment failed.
     worked_ns: Option<u64>,
     full_ns: Option<u64>,
     gave_way_ns: Option<u64>,
@@ -380,8 +394,8 @@ impl Watch {
             last: first,
             arrived_ns: None,
             window: VecDeque::new(),
-            failing_ns: None,
             failed_ns: None,
+            progress_ns: None,
             refused: Refusals::default(),
             credentials: Refusals::default(),
             clock: Refusals::default(),
@@ -468,8 +482,11 @@ impl Watch {
             }
         };
         mark(sample.mirrored > last.mirrored, &mut self.arrived_ns);
-        mark(sample.upload_successes > last.upload_successes, &mut self.worked_ns);
-        mark(sample.upload_failures > last.upload_failures, &mut self.failed_ns);
+        // That parts arrive is no success while what they are parts of is never confirmed.
+        let worked = sample.arrived > last.arrived && sample.failing_ns == 0;
+        mark(worked, &mut self.worked_ns);
+        mark(sample.failing_ns > 0, &mut self.failed_ns);
+        mark(sample.upload_progress > last.upload_progress, &mut self.progress_ns);
         mark(sample.spool_full > last.spool_full, &mut self.full_ns);
         mark(sample.given_way > last.given_way, &mut self.gave_way_ns);
         mark(sample.clock_steps > last.clock_steps, &mut self.stepped_ns);
@@ -478,15 +495,9 @@ impl Watch {
             Synchrony::Synchronised => self.off_ns = None,
             Synchrony::Unknown => {}
         }
-        let worked = sample.upload_successes > last.upload_successes;
         self.refused.note(sample.upload_refusals > last.upload_refusals, worked, now);
         self.credentials.note(sample.credential_refusals > last.credential_refusals, worked, now);
         self.clock.note(sample.clock_refusals > last.clock_refusals, worked, now);
-        if worked {
-            self.failing_ns = None;
-        } else if sample.upload_failures > last.upload_failures {
-            self.failing_ns.get_or_insert(now);
-        }
         if self.window.is_empty() {
             self.window.push_back((last.now.monotonic_ns, last.kernel_packets, last.kernel_drops));
         }
@@ -548,15 +559,24 @@ impl Watch {
         if drops == 0 || ratio < self.limits.drop_ratio / 2.0 { Verdict::Clear } else { Verdict::Unclear }
     }
 
+    /// Holds when a segment fails, whatever the cause, or when old ones lie still though nothing fails. A slow uplink does neither: each
+    /// part more that arrives counts anew.
     fn upload_failing(&self, sample: &Sample) -> Verdict {
-        let recent = self.failed_ns.is_some_and(|at| age(at, sample) < self.limits.failure_stale);
-        match self.failing_ns {
-            Some(from) if recent && age(from, sample) >= self.limits.upload_failing => {
-                Verdict::Holds(format!("every call to S3 has failed for {}", span(age(from, sample))))
-            }
-            Some(_) => Verdict::Unclear,
-            None if self.worked_ns.is_some() => Verdict::Clear,
-            None => Verdict::Unclear,
+        let failing = Duration::from_nanos(sample.failing_ns);
+        if failing >= self.limits.upload_failing {
+            return Verdict::Holds(format!("a capture has failed in every try for {} and got no further", span(failing)));
+        }
+        let (oldest, still) = (Duration::from_secs(sample.oldest_seconds), age(self.progress_ns.unwrap_or(0).max(self.begun_ns), sample));
+        if oldest > self.limits.unsent && still >= self.limits.upload_still {
+            return Verdict::Holds(format!(
+                "the oldest capture was begun {} ago, and none has got further for {}",
+                span(oldest),
+                span(still)
+            ));
+        }
+        match self.worked_ns {
+            Some(worked) if failing.is_zero() && self.failed_ns.is_none_or(|failed| failed < worked) => Verdict::Clear,
+            _ => Verdict::Unclear,
         }
     }
 

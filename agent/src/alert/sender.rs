@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::clerk::Clerk;
 use super::desk::Unsaved;
 use super::mail::Mail;
 use super::notifier::Notifier;
-use super::outbox::{Error, Outbox, Sending};
+use super::outbox::{Outbox, Sending};
 
 /// How often the outbox and the counters are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -80,6 +80,8 @@ pub enum Step {
     Nothing,
     /// It was not taken, and why.
     Failed(String),
+    /// The outbox cannot be looked at, and why; in memory there is none.
+    Blind(String),
 }
 
 /// Sends, one mail after the other.
@@ -87,6 +89,7 @@ pub struct Sender<N> {
     outbox: Outbox,
     notifier: Arc<N>,
     unsaved: Unsaved,
+    clerk: Clerk,
     right: Option<Sending>,
     /// Mails that have left and could not be removed: they are not sent again.
     stuck: BTreeSet<String>,
@@ -97,7 +100,7 @@ impl<N: Notifier> Sender<N> {
     /// One that takes the right to send when it first can, and keeps it.
     #[must_use]
     pub fn new(outbox: Outbox, notifier: Arc<N>, unsaved: Unsaved) -> Self {
-        Self { outbox, notifier, unsaved, right: None, stuck: BTreeSet::new(), said: None }
+        Self { outbox, notifier, unsaved, clerk: Clerk::default(), right: None, stuck: BTreeSet::new(), said: None }
     }
 
     /// Sends until `stop`, then for at most [`LAST_TRY`].
@@ -129,7 +132,8 @@ impl<N: Notifier> Sender<N> {
             match done {
                 None => return,
                 Some(Step::Sent) => (failures, wait) = (0, Duration::ZERO),
-                Some(Step::Nothing) => wait = LOOK_EVERY,
+                // What comes into memory next is not to wait for a disk that does not get well.
+                Some(Step::Nothing | Step::Blind(_)) => wait = LOOK_EVERY,
                 Some(Step::Failed(cause)) => {
                     wait = jitter(failures);
                     failures = failures.saturating_add(1);
@@ -145,11 +149,11 @@ impl<N: Notifier> Sender<N> {
     /// Sends the first mail that waits.
     pub async fn step(&mut self) -> Step {
         match self.first().await {
-            Ok(Some((name, mail))) => self.publish_filed(name, &mail).await,
+            Ok(Some((name, mail))) => self.send_filed(name, &mail).await,
             Ok(None) => self.publish_unsaved().await,
             // The disk is of no use, the network may be.
             Err(cause) => match self.publish_unsaved().await {
-                Step::Nothing => Step::Failed(cause),
+                Step::Nothing => Step::Blind(cause),
                 step => step,
             },
         }
@@ -161,8 +165,7 @@ impl<N: Notifier> Sender<N> {
     /// When the outbox cannot be used.
     pub async fn may_send(&mut self) -> Result<bool, String> {
         if self.right.is_none() {
-            let outbox = self.outbox.clone();
-            self.right = blocking(move || outbox.sending()).await?;
+            self.right = self.clerk.ask(&self.outbox, Outbox::sending).await.map_err(|cause| cause.to_string())?;
         }
         Ok(self.right.is_some())
     }
@@ -171,17 +174,19 @@ impl<N: Notifier> Sender<N> {
         if !self.may_send().await? {
             return Ok(None);
         }
-        let (outbox, stuck) = (self.outbox.clone(), self.stuck.clone());
-        blocking(move || outbox.open()?.first(&stuck)).await
+        let stuck = self.stuck.clone();
+        self.clerk.ask(&self.outbox, move |outbox| outbox.open()?.first(&stuck)).await.map_err(|cause| cause.to_string())
     }
 
-    async fn publish_filed(&mut self, name: String, mail: &Mail) -> Step {
-        if let Err(cause) = self.notifier.publish(mail).await {
-            return Step::Failed(cause.to_string());
+    async fn send_filed(&mut self, name: String, mail: &Mail) -> Step {
+        // The outbox had not said that it took it, so it left from memory.
+        if !self.unsaved.has_left(mail)
+            && let Err(cause) = self.publish(mail).await
+        {
+            return Step::Failed(cause);
         }
-        tracing::info!(id = mail.id, what = mail.kind.name(), "a mail has left: {}", mail.subject);
-        let (outbox, file) = (self.outbox.clone(), name.clone());
-        if let Err(cause) = blocking(move || outbox.remove(&file)).await {
+        let file = name.clone();
+        if let Err(cause) = self.clerk.ask(&self.outbox, move |outbox| outbox.remove(&file)).await {
             tracing::error!("a mail that was sent stays in the outbox, and the next process will send it again: {cause}");
             self.stuck.insert(name);
         }
@@ -189,14 +194,20 @@ impl<N: Notifier> Sender<N> {
     }
 
     async fn publish_unsaved(&mut self) -> Step {
-        let Some(mail) = self.unsaved.take_first() else { return Step::Nothing };
-        match self.notifier.publish(&mail).await {
-            Ok(()) => Step::Sent,
-            Err(cause) => {
-                self.unsaved.put_first(mail);
-                Step::Failed(cause.to_string())
+        let Some(mail) = self.unsaved.first() else { return Step::Nothing };
+        match self.publish(&mail).await {
+            Ok(()) => {
+                self.unsaved.left(&mail);
+                Step::Sent
             }
+            Err(cause) => Step::Failed(cause),
         }
+    }
+
+    async fn publish(&self, mail: &Mail) -> Result<(), String> {
+        self.notifier.publish(mail).await.map_err(|cause| cause.to_string())?;
+        tracing::info!(id = mail.id, what = mail.kind.name(), "a mail has left: {}", mail.subject);
+        Ok(())
     }
 
     fn say(&mut self, cause: &str) {
@@ -210,13 +221,6 @@ impl<N: Notifier> Sender<N> {
 /// Waits for the order to stop, or for the end of who gives it.
 async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|&stop| stop).await;
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, String> {
-    match spawn_blocking(work).await {
-        Ok(done) => done.map_err(|cause| cause.to_string()),
-        Err(cause) => Err(cause.to_string()),
-    }
 }
 
 /// A wait drawn by lot between [`WAIT_MIN`] and a bound that doubles with each failure, up to [`WAIT_MAX`].

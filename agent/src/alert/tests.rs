@@ -28,6 +28,7 @@ fn settings() -> Settings {
         on_start: false,
         dir: "/nowhere".into(),
         spool_max_bytes: 1000,
+        window: Duration::from_secs(900),
     }
 }
 
@@ -93,8 +94,11 @@ impl Bench {
         s.upload_rounds += 1;
         let fails =
             [Trouble::UploadRefused, Trouble::CredentialsRefused, Trouble::ClockRefused, Trouble::UploadFailing].into_iter().any(on);
-        s.upload_failures += u64::from(fails);
-        s.upload_successes += u64::from(!fails);
+        // From the first failure on.
+        s.failing_ns = if fails { s.failing_ns.max(1) + if s.failing_ns > 0 { SECOND_NS } else { 0 } } else { 0 };
+        // Parts go through all the while.
+        s.arrived += 1;
+        s.upload_progress += u64::from(!fails);
         s.spool_bytes = if on(Trouble::SpoolCritical) { 960 } else { u64::from(on(Trouble::SpoolHigh)) * 750 };
         s.spool_full += u64::from(on(Trouble::SpoolFull));
         s.stay_behind = on(Trouble::LeavingUnsent).then_some(3);
@@ -296,10 +300,103 @@ fn a_first_failure_of_s3_and_a_pause_of_tries_are_no_trouble() {
     bench.pass(1, &[Trouble::UploadFailing]);
     // Nothing is tried any more: neither success nor failure.
     for _ in 0..HOUR {
-        bench.sample.upload_successes -= 1;
+        bench.sample.arrived -= 1;
+        bench.sample.upload_progress -= 1;
         bench.pass(1, &[]);
     }
     assert_eq!(bench.news, []);
+}
+
+#[test]
+fn parts_that_arrive_while_nothing_is_ever_completed_do_not_hide_that_captures_do_not_arrive() {
+    for refused in [false, true] {
+        let mut bench = Bench::new();
+        bench.pass(MINUTE, &[]);
+        let trouble = if refused { Trouble::UploadRefused } else { Trouble::UploadFailing };
+        for _ in 0..HOUR {
+            // Parts of the open window, and windows without packets, go through.
+            bench.sample.arrived += 3;
+            bench.pass(1, &[trouble]);
+        }
+        assert_eq!(bench.kinds(trouble), [Kind::Begin], "{trouble:?}");
+        assert_eq!(bench.of(Trouble::UploadFailing).len(), 1);
+        bench.pass(10 * MINUTE, &[]);
+        assert_eq!(bench.kinds(trouble), [Kind::Begin, Kind::Over], "{trouble:?}");
+    }
+}
+
+#[test]
+fn old_segments_that_lie_still_are_a_trouble_though_nothing_fails() {
+    let mut bench = Bench::new();
+    let lie_still = |bench: &mut Bench, seconds: u64| {
+        for _ in 0..seconds {
+            bench.sample.oldest_seconds += 1;
+            bench.sample.arrived -= 1;
+            bench.sample.upload_progress -= 1;
+            bench.pass(1, &[]);
+        }
+    };
+    bench.pass(MINUTE, &[]);
+    // Its own window, two more and ten minutes.
+    lie_still(&mut bench, 3300);
+    assert_eq!(bench.news, []);
+    lie_still(&mut bench, 2);
+    assert_eq!(bench.kinds(Trouble::UploadFailing), [Kind::Begin]);
+    assert!(
+        bench.news[0].detail.contains("the oldest capture was begun 55 min 1 s ago, and none has got further for 55 min"),
+        "{:?}",
+        bench.news
+    );
+    bench.sample.oldest_seconds = 0;
+    bench.pass(2 * MINUTE, &[]);
+    assert_eq!(bench.kinds(Trouble::UploadFailing), [Kind::Begin, Kind::Over]);
+}
+
+#[test]
+fn neither_an_uplink_that_is_slow_and_works_nor_a_clock_that_steps_is_a_failing_upload() {
+    let mut bench = Bench::new();
+    for second in 0..24 * HOUR {
+        // Days behind, and every half hour a part more arrives.
+        bench.sample.oldest_seconds += 1;
+        bench.pass(1, &[]);
+        // What the bench counts in each second anew.
+        let none = u64::from(second % 1800 != 0);
+        (bench.sample.arrived, bench.sample.upload_progress) = (bench.sample.arrived - none, bench.sample.upload_progress - none);
+    }
+    assert_eq!(bench.news, []);
+    // An hour in which the window is not over yet, and then the clock steps by a day.
+    let mut bench = Bench::new();
+    bench.pass(1, &[]);
+    for _ in 0..900 {
+        bench.sample.upload_progress -= 1;
+        bench.pass(1, &[]);
+    }
+    bench.sample.oldest_seconds = 86_400;
+    bench.pass(10, &[]);
+    assert_eq!(bench.news, []);
+}
+
+#[test]
+fn how_long_a_trouble_lasted_does_not_go_by_a_clock_that_steps_and_says_so_where_it_must() {
+    let lasted = |restart: bool| {
+        let mut bench = Bench::new();
+        bench.pass(10 * MINUTE, &[Trouble::SpoolHigh]);
+        bench.sample.now.wall_ns += 5 * HOUR * SECOND_NS;
+        if restart {
+            bench.restart();
+        }
+        bench.pass(10 * MINUTE, &[Trouble::SpoolHigh]);
+        bench.pass(10 * MINUTE, &[]);
+        let over = bench.of(Trouble::SpoolHigh).into_iter().find(|news| news.kind == Kind::Over).unwrap();
+        Mail::of(over, &Place::default()).body.lines().find(|line| line.starts_with("Lasted:")).unwrap().to_owned()
+    };
+    let seen = lasted(false);
+    assert!(seen.starts_with("Lasted:    20 min, until ") && seen.ends_with(" UTC"), "{seen}");
+    let unseen = lasted(true);
+    assert!(
+        unseen.starts_with("Lasted:    5 h 20 min, until ") && unseen.ends_with(" UTC, by the wall clock: another process saw it begin"),
+        "{unseen}"
+    );
 }
 
 #[test]
@@ -455,12 +552,12 @@ proptest! {
     #[test]
     fn a_subject_names_instance_and_trouble_and_a_body_says_it_all(
         which in 0..Trouble::ALL.len(), instance in "[A-Za-z0-9._-]{1,64}", kind in 0usize..3, since in 0u64..4_000_000_000, lasted in 0u64..10_000_000,
-        detail in "[ -~]{0,200}",
+        detail in "[ -~]{0,200}", monotonic in any::<bool>(),
     ) {
         let trouble = Trouble::ALL[which];
         let kind = [Kind::Begin, Kind::Repeat, Kind::Over][kind];
         let (since_ns, at_ns) = (since * SECOND_NS, (since + lasted) * SECOND_NS);
-        let news = News { trouble, kind, id: format!("{}-{instance}-x", trouble.name()), since_ns, at_ns, detail: detail.clone(), losses: Losses::default() };
+        let news = News { trouble, kind, id: format!("{}-{instance}-x", trouble.name()), since_ns, at_ns, detail: detail.clone(), losses: Losses::default(), lasted_ns: monotonic.then_some(lasted * SECOND_NS) };
         let place = Place { instance: instance.clone(), region: Some("eu-north-1".into()), zone: Some("eu-north-1a".into()), group: None, account: Some("123456789012".into()) };
         let mail = Mail::of(&news, &place);
         is_plain(&mail);
@@ -472,6 +569,7 @@ proptest! {
         }
         if kind == Kind::Over {
             prop_assert!(mail.body.contains(&span(Duration::from_secs(lasted))) && mail.body.contains("Lost:"));
+            prop_assert_eq!(mail.body.contains("by the wall clock"), !monotonic);
         } else {
             prop_assert!(mail.body.contains(trouble.stake()) && mail.body.contains(trouble.todo()));
         }
@@ -513,11 +611,13 @@ impl Notifier for Topic {
 }
 
 async fn until(what: &str, done: impl Fn() -> bool) {
-    for _ in 0..600 {
+    // Long, as the disk of a busy machine takes its time for each sync.
+    let end = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < end {
         if done() {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await;
     }
     panic!("waited in vain until {what}");
 }
@@ -539,6 +639,7 @@ impl Stage {
             live: false,
             expected: Box::new(|_| true),
             counters: counters.clone(),
+            spare: Some(dir.with_extension("spare")),
         };
         let settings = Settings { dir: dir.into(), on_start: true, ..settings() };
         let task = tokio::spawn(run(settings, scene, topic.clone(), crate::host::clock::SystemClock, stopping));
@@ -580,11 +681,105 @@ async fn without_a_folder_to_write_to_the_mail_leaves_all_the_same() {
     let stage = Stage::start(&file, &topic);
     stage.counters.spool_bytes.set(750);
     until("both mails have left", || topic.subjects().len() == 2).await;
-    tokio::time::sleep(2 * sender::LOOK_EVERY).await;
+    sleep(2 * sender::LOOK_EVERY).await;
     assert_eq!(topic.subjects().len(), 2, "each once");
     std::fs::remove_file(&file).unwrap();
     until("the state is kept", || file.join("troubles.json").exists()).await;
     assert_eq!(Outbox::new(&file).open().unwrap().state().open.len(), 1);
+    stage.stop().await;
+}
+
+/// Leaves troubles behind as the agent before did, and gives their ids.
+fn begun_before(outbox: &Outbox, troubles: &[Trouble]) -> Vec<String> {
+    let id = |trouble: &Trouble| format!("{}-before", trouble.name());
+    let open = |trouble: &Trouble| {
+        let open = fold::Open { id: id(trouble), since_ns: 1, told_ns: 1, detail: "d".into(), losses: Losses::default() };
+        (trouble.name().to_owned(), open)
+    };
+    let state = State { open: troubles.iter().map(open).collect(), ..State::default() };
+    outbox.open().unwrap().file(state, Vec::new()).unwrap();
+    troubles.iter().map(id).collect()
+}
+
+#[tokio::test]
+async fn troubles_begun_before_are_ended_by_a_mail_though_the_first_looks_at_the_outbox_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = Outbox::new(&dir.path().join("outbox"));
+    let ids = begun_before(&outbox, &[Trouble::RecordingStopped, Trouble::SpoolHigh, Trouble::ClockStepped]);
+    let away = dir.path().join("away");
+    std::fs::rename(outbox.dir(), &away).unwrap();
+    std::fs::write(outbox.dir(), "in the way").unwrap();
+
+    let topic = Arc::new(Topic::default());
+    let stage = Stage::start(outbox.dir(), &topic);
+    // One of the three is seen anew meanwhile, under another id; the other two are over.
+    stage.counters.spool_bytes.set(750);
+    until("the start and the trouble have left", || topic.subjects().len() == 2).await;
+    std::fs::remove_file(outbox.dir()).unwrap();
+    std::fs::rename(&away, outbox.dir()).unwrap();
+    // A clock that has not stepped is steady at once.
+    until("the end of the one has left", || topic.subjects().len() == 3).await;
+    let taken = topic.taken.lock().unwrap().clone();
+    assert!(taken[2].subject.contains("OVER i-1: the clock has stepped") && taken[2].id == ids[2], "{taken:#?}");
+    let opened = outbox.open().unwrap();
+    let open: Vec<_> = opened.state().open.values().map(|open| open.id.clone()).collect();
+    assert_eq!(open, ids[..2], "what is on keeps the id under which it was told first");
+    assert_eq!(opened.state().open["spool_high"].detail, format!("d (also told as {})", taken[1].id));
+    drop(opened);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn a_mail_whose_filing_failed_half_way_leaves_at_once_and_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, topic, unsaved) = (Outbox::new(dir.path()), Arc::new(Topic::default()), desk::Unsaved::default());
+    // Something that cannot be removed stands where the mail is to be drafted: its trouble is kept, with it, and it is no file yet.
+    let obstacle = dir.path().join("00000000000000000001-begin-a.mail.draft");
+    std::fs::create_dir_all(obstacle.join("inside")).unwrap();
+    let mail = Mail::new("a", Kind::Begin, "begin a", "b");
+    outbox.open().unwrap().file(State::default(), vec![mail.clone()]).unwrap_err();
+    unsaved.add(vec![mail.clone()]);
+    let mut sender = Sender::new(outbox.clone(), topic.clone(), unsaved.clone());
+    assert_eq!(sender.step().await, sender::Step::Sent);
+    std::fs::remove_dir_all(&obstacle).unwrap();
+    // The desk did not know whether it was filed, and files it again before or after it left.
+    outbox.open().unwrap().file(State::default(), vec![mail, Mail::new("b", Kind::Begin, "begin b", "b")]).unwrap();
+    while sender.step().await == sender::Step::Sent {}
+    assert_eq!(topic.subjects(), ["begin a", "begin b"]);
+    assert_eq!(outbox.open().unwrap().waiting().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_outbox_that_is_locked_for_ever_does_not_keep_a_mail() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = Outbox::new(dir.path());
+    let held = outbox.open().unwrap();
+    let topic = Arc::new(Topic::default());
+    let stage = Stage::start(dir.path(), &topic);
+    stage.counters.spool_bytes.set(750);
+    until("both mails have left", || topic.subjects().len() == 2).await;
+    drop(held);
+    until("the state is kept", || outbox.open().unwrap().state().open.len() == 1).await;
+    sleep(3 * sender::LOOK_EVERY).await;
+    assert_eq!((topic.subjects().len(), outbox.open().unwrap().waiting().unwrap()), (2, 0), "each once");
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_filed_beside_an_outbox_that_was_ill_leaves_and_its_trouble_goes_on_in_the_outbox() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, spare) = (Outbox::new(&dir.path().join("outbox")), Outbox::new(&dir.path().join("outbox.spare")));
+    let [id] = <[String; 1]>::try_from(begun_before(&spare, &[Trouble::AgentDied])).unwrap();
+    let mut opened = spare.open().unwrap();
+    let state = opened.state().clone();
+    opened.file(state, vec![Mail::new(&id, Kind::Begin, "it died", "b")]).unwrap();
+    drop(opened);
+    let topic = Arc::new(Topic::default());
+    let stage = Stage::start(outbox.dir(), &topic);
+    until("both mails have left", || topic.subjects().len() == 2).await;
+    assert!(topic.subjects().contains(&"it died".to_owned()));
+    until("the outbox has the trouble", || outbox.open().unwrap().state().open.values().any(|open| open.id == id)).await;
+    until("the spare one has not", || spare.open().unwrap().state().open.is_empty()).await;
     stage.stop().await;
 }
 
@@ -596,7 +791,7 @@ async fn mails_wait_while_nobody_would_get_them() {
     let stage = Stage::start(dir.path(), &topic);
     let outbox = Outbox::new(dir.path());
     until("the trouble is filed", || outbox.open().unwrap().state().open.contains_key("nobody_subscribed")).await;
-    tokio::time::sleep(2 * sender::LOOK_EVERY).await;
+    sleep(2 * sender::LOOK_EVERY).await;
     assert_eq!(stage.topic.subjects(), Vec::<String>::new());
     topic.unheard.store(false, Ordering::Relaxed);
     until("all have left", || topic.subjects().len() == 3).await;

@@ -10,21 +10,20 @@ use tapfleet::alert::{self, Error, Settings, Sns, relief};
 use tapfleet::config::{Instance, Written};
 use tapfleet::host::clock::{Clock, SystemClock};
 use tapfleet::run;
-use tokio::runtime::Runtime;
 
 use super::{Failure, print};
 
 /// Sends `words` (subject, message), or, without them, a test.
 pub fn send(settings: &Settings, instance: Instance, words: Option<(String, String)>) -> Result<(), Failure> {
     let topic = settings.topic_arn.clone().ok_or(Error::Off).map_err(Failure::of)?;
-    let sent = runtime()?.block_on(async {
+    let sent = on_runtime(async {
         let place = run::place(instance, settings).await;
         let notifier = Arc::new(Sns::new(&topic));
         match words {
             Some((subject, message)) => alert::note(settings, &place, &subject, &message, notifier).await,
             None => alert::test(settings, &place, notifier).await,
         }
-    });
+    })?;
     print(&format!("sent to {topic}: {}\n", sent.map_err(refused)?))
 }
 
@@ -42,14 +41,25 @@ pub fn file_ending(written: &Written) -> Result<(), Failure> {
         return Ok(());
     }
     let place = run::place_at_hand(instance, &settings);
-    relief::file_ending(&settings, &place, &ending, SystemClock.now()).map_err(Failure::of)
+    relief::file_ending(&settings, run::spare_outbox().as_deref(), &place, &ending, SystemClock.now()).map_err(Failure::of)
 }
 
-/// Sends what has waited for `grace`, if nobody else does.
+/// Sends what has waited for `grace`, in the outbox and in the spare one, if nobody else does.
 pub fn relieve(written: &Written, grace: Duration) -> Result<(), Failure> {
     let (settings, _) = known(written)?;
     let Some(topic) = &settings.topic_arn else { return Ok(()) };
-    let sent = runtime()?.block_on(relief::relieve(&settings, grace, Arc::new(Sns::new(topic)))).map_err(refused)?;
+    let notifier = Arc::new(Sns::new(topic));
+    let spare = run::spare_outbox().map(|dir| Settings { dir, ..settings.clone() });
+    let sent = on_runtime(async {
+        let both = async |settings: Option<&Settings>| match settings {
+            Some(settings) => relief::relieve(settings, grace, notifier.clone()).await,
+            None => Ok(0),
+        };
+        // One that is ill does not keep the other's mails.
+        let (first, second) = tokio::join!(both(Some(&settings)), both(spare.as_ref()));
+        Ok(first? + second?)
+    })?;
+    let sent = sent.map_err(refused)?;
     if sent > 0 { print(&format!("sent to {topic}: {sent} mails that the agent had not sent\n")) } else { Ok(()) }
 }
 
@@ -66,8 +76,12 @@ fn known(written: &Written) -> Result<(Settings, Instance), Failure> {
     Ok((settings, instance))
 }
 
-fn runtime() -> Result<Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::of)
+/// Runs it to its end, and waits for no disk that hangs.
+fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::of)?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    Ok(done)
 }
 
 fn refused(error: Error) -> Failure {

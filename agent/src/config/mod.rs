@@ -355,6 +355,7 @@ fn alerts(v: &Values) -> Option<alert::Settings> {
         dir: v.alert_dir.as_ref()?.into(),
         // Of no use to who only sends a mail.
         spool_max_bytes: v.spool_max_bytes.unwrap_or(0),
+        window: Duration::from_secs(v.rotate_seconds.unwrap_or(0)),
     })
 }
 

@@ -1,12 +1,13 @@
 //! In: what the agent is about. Out: a word to the service manager, and what it kept for us.
 //! Never: fails, waits for a manager that does not listen, or does anything outside systemd.
-//! Spec: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3), systemctl(1); systemd.exec(5) $SYSTEMD_EXEC_PID.
+//! Spec: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3), systemctl(1); systemd.exec(5) $SYSTEMD_EXEC_PID, $RUNTIME_DIRECTORY.
 
 use std::env;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -69,6 +70,14 @@ pub fn listens() -> bool {
 #[must_use]
 pub fn started_us() -> bool {
     env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == std::process::id().to_string())
+}
+
+/// A folder in memory that the manager made for this service (`RuntimeDirectory=`), if it did; it goes with the boot.
+#[must_use]
+pub fn runtime_folder() -> Option<PathBuf> {
+    let folders = env::var_os("RUNTIME_DIRECTORY")?;
+    // Several are separated by colons.
+    env::split_paths(&folders).next().filter(|folder| folder.is_absolute())
 }
 
 /// Has the manager keep a copy of the descriptor and pass it to the next process, whatever becomes of this one. A packet socket of

@@ -139,6 +139,10 @@ pub struct Counters {
     pub credential_refusals: Count,
     /// Of the failed, those refused for a clock that differs.
     pub clock_refusals: Count,
+    /// Level: seconds since the segment that fails longest last got further, whatever the cause; 0 when none fails.
+    pub segments_failing_seconds: Count,
+    /// Times that a segment which grows no more got further: more of its parts than ever are in S3, or all of it is confirmed.
+    pub upload_progress: Count,
     /// Level: segments that are damaged, or have failed for a day while others got through.
     pub segments_poison: Count,
     /// Segments of which S3 has confirmed everything, windows without frames included.

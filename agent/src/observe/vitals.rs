@@ -12,6 +12,8 @@ pub struct Vitals {
     interface: String,
     patience_ns: u64,
     loops: Vec<Loop>,
+    /// What the agent is at, and since when.
+    act: (Act, u64),
     frames: u64,
     looked_ns: u64,
 }
@@ -23,12 +25,25 @@ struct Loop {
     changed_ns: u64,
 }
 
+/// What the agent is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// It records: every loop goes round.
+    Record,
+    /// Capture and recorder end: that is over soon.
+    Close,
+    /// It only sends, for as long as that takes: the uploader goes round.
+    Send,
+    /// Everything ends: that is over soon.
+    End,
+}
+
 /// What a look shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Look {
     /// For `systemctl status`.
     pub line: String,
-    /// Which loop has stood still for longer than the patience.
+    /// Which loop has stood still for longer than the patience, or what has not come to its end within it.
     pub stuck: Option<String>,
 }
 
@@ -37,19 +52,32 @@ impl Vitals {
     #[must_use]
     pub fn new(interface: String, patience_ns: u64, counters: &Counters, facts: &Facts, now: Now) -> Self {
         let loops = signs(counters, facts.live).map(|(name, sign)| Loop { name, sign, changed_ns: now.monotonic_ns }).collect();
-        Self { interface, patience_ns, loops, frames: counters.frames_written.get(), looked_ns: now.monotonic_ns }
+        let act = (Act::Record, now.monotonic_ns);
+        Self { interface, patience_ns, loops, act, frames: counters.frames_written.get(), looked_ns: now.monotonic_ns }
     }
 
-    /// Looks.
-    pub fn look(&mut self, counters: &Counters, facts: &Facts, now: Now) -> Look {
-        let mut stuck = None;
+    /// Looks, while the agent is at `act`.
+    pub fn look(&mut self, counters: &Counters, facts: &Facts, now: Now, act: Act) -> Look {
+        if act != self.act.0 {
+            self.act = (act, now.monotonic_ns);
+        }
+        let act_ns = now.monotonic_ns.saturating_sub(self.act.1);
+        let ending = match act {
+            Act::Close => Some("recording"),
+            Act::End => Some("the agent"),
+            Act::Record | Act::Send => None,
+        };
+        let mut stuck =
+            ending.filter(|_| act_ns > self.patience_ns).map(|what| format!("{what} has not ended for {} s", act_ns / SECOND_NS));
         for (known, (_, sign)) in self.loops.iter_mut().zip(signs(counters, facts.live)) {
             if sign != known.sign {
                 (known.sign, known.changed_ns) = (sign, now.monotonic_ns);
             }
             let still_ns = now.monotonic_ns.saturating_sub(known.changed_ns);
             // The uploader's first round comes after salvage, which takes as long as the spool is large.
-            if still_ns > self.patience_ns && (sign > 0 || known.name != UPLOADER) {
+            let sends = known.name == UPLOADER;
+            let goes_round = act == Act::Record || (act == Act::Send && sends);
+            if goes_round && still_ns > self.patience_ns && (sign > 0 || !sends) {
                 stuck = Some(format!("{} has stood still for {} s", known.name, still_ns / SECOND_NS));
             }
         }
@@ -134,12 +162,12 @@ mod tests {
             let mut vitals = Vitals::new("eth0".into(), PATIENCE_NS, &counters, &facts(), at(100));
             for seconds in 101..=130 {
                 round(&counters, seconds, still);
-                assert_eq!(vitals.look(&counters, &facts(), at(seconds)).stuck, None, "{still} after {seconds} s");
+                assert_eq!(vitals.look(&counters, &facts(), at(seconds), Act::Record).stuck, None, "{still} after {seconds} s");
             }
             round(&counters, 131, still);
-            assert_eq!(vitals.look(&counters, &facts(), at(131)).stuck, Some(format!("{still} has stood still for 31 s")));
+            assert_eq!(vitals.look(&counters, &facts(), at(131), Act::Record).stuck, Some(format!("{still} has stood still for 31 s")));
             round(&counters, 132, "");
-            assert_eq!(vitals.look(&counters, &facts(), at(132)).stuck, None, "{still} goes round again");
+            assert_eq!(vitals.look(&counters, &facts(), at(132), Act::Record).stuck, None, "{still} goes round again");
         }
     }
 
@@ -149,7 +177,37 @@ mod tests {
         let mut vitals = Vitals::new("eth0".into(), PATIENCE_NS, &counters, &facts(), at(100));
         for seconds in 101..300 {
             round(&counters, seconds, UPLOADER);
-            assert_eq!(vitals.look(&counters, &facts(), at(seconds)).stuck, None);
+            assert_eq!(vitals.look(&counters, &facts(), at(seconds), Act::Record).stuck, None);
+        }
+    }
+
+    #[test]
+    fn an_agent_that_only_sends_is_fed_while_its_uploader_goes_round_and_one_that_ends_for_no_longer_than_the_patience() {
+        for (act, but, named) in [
+            (Act::Close, "the recorder", Some("recording has not ended for 31 s")),
+            (Act::Send, "the recorder", None),
+            (Act::Send, UPLOADER, Some("the uploader has stood still for 31 s")),
+            (Act::End, UPLOADER, Some("the agent has not ended for 31 s")),
+        ] {
+            let counters = Counters::new(1);
+            round(&counters, 100, "");
+            let mut vitals = Vitals::new("eth0".into(), PATIENCE_NS, &counters, &facts(), at(100));
+            let mut look = |seconds, act| {
+                round(&counters, seconds, but);
+                vitals.look(&counters, &facts(), at(seconds), act).stuck
+            };
+            for seconds in 100..=130 {
+                assert_eq!(look(seconds, act), None, "{act:?} without {but} after {seconds} s");
+            }
+            assert_eq!(look(131, act).as_deref(), named, "{act:?} without {but}");
+        }
+        let counters = Counters::new(1);
+        let mut vitals = Vitals::new("eth0".into(), PATIENCE_NS, &counters, &facts(), at(100));
+        round(&counters, 100, "");
+        // Hours of sending, and then a moment to end.
+        for (seconds, act) in (100..10_000).map(|seconds| (seconds, Act::Send)).chain([(10_001, Act::End), (10_030, Act::End)]) {
+            round(&counters, seconds, "capture thread 0");
+            assert_eq!(vitals.look(&counters, &facts(), at(seconds), act).stuck, None, "{act:?} at {seconds}");
         }
     }
 
@@ -160,11 +218,11 @@ mod tests {
         let mut vitals = Vitals::new("eth0".into(), PATIENCE_NS, &counters, &facts(), at(100));
         counters.frames_written.add(3000);
         round(&counters, 102, "");
-        assert_eq!(vitals.look(&counters, &facts(), at(102)).line, "capturing on eth0; 1500 frames/s; nothing unsent");
+        assert_eq!(vitals.look(&counters, &facts(), at(102), Act::Record).line, "capturing on eth0; 1500 frames/s; nothing unsent");
         counters.spool_segments.set(3);
         counters.spool_bytes.set(45 << 20);
         counters.spool_oldest_seconds.set(950);
-        let line = vitals.look(&counters, &facts(), at(110)).line;
+        let line = vitals.look(&counters, &facts(), at(110), Act::Record).line;
         let detail = "capture thread 0 has stood still for 8 s";
         assert_eq!(line, format!("not capturing: {detail}; 0 frames/s; spool 3 segments, 45 MiB, oldest unsent 950 s"));
     }

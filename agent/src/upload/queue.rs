@@ -16,6 +16,10 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// A segment that fails this long while others get through is poison.
 const POISON_AFTER: Duration = Duration::from_secs(24 * 3600);
 
+/// A failure longer ago says nothing of now: longer than the try of an ordinary part against a server that never answers, and the
+/// longest wait after it. What only waits for its turn after an outage does not count as failing.
+const FAILED_LATELY: Duration = Duration::from_secs(240);
+
 /// How often poison is tried.
 const POISON_WAIT: Duration = Duration::from_secs(3600);
 
@@ -25,9 +29,14 @@ pub enum Ended {
     /// Everything of it is in S3.
     Gone,
     /// As far as it could be sent, it is.
-    Sent,
+    Sent {
+        /// Parts of it that are in S3.
+        parts: usize,
+    },
     /// It was not got further.
     Failed {
+        /// Parts of it that are in S3.
+        parts: usize,
         /// Whether its own files are not as they should be.
         damaged: bool,
         /// Why, in words.
@@ -52,8 +61,13 @@ pub struct Entry<K> {
     due: Instant,
     /// Its first try waits, as it still grows; once it is whole nothing does.
     held_back: bool,
+    /// Its manifest is there.
     whole: bool,
     under_way: bool,
+    /// The most parts of it that were ever in S3: what is only sent again is no progress.
+    best: usize,
+    /// Since when no try has got it further, and when the last one failed.
+    failing: Option<(Instant, Instant)>,
     failures: u32,
     /// When, since it began to fail, the first other one got through.
     passed: Option<Instant>,
@@ -73,13 +87,14 @@ pub struct Queue<K> {
     look_every: Duration,
     /// How long the first try of a growing segment is held back.
     offset: Duration,
+    progress: u64,
 }
 
 impl<K> Queue<K> {
     /// An empty one. `offset`: see [`offset`].
     #[must_use]
     pub fn new(look_every: Duration, offset: Duration) -> Self {
-        Self { entries: BTreeMap::new(), look_every, offset }
+        Self { entries: BTreeMap::new(), look_every, offset, progress: 0 }
     }
 
     /// Takes note of what lies in the folder now.
@@ -128,11 +143,23 @@ impl<K> Queue<K> {
         let look_every = self.look_every;
         let entry = self.entries.get_mut(id)?;
         (entry.under_way, entry.kept) = (false, kept);
-        let Ended::Failed { damaged, cause } = ended else {
-            (entry.failures, entry.passed, entry.poison, entry.last_error) = (0, None, false, None);
+        let further = match &ended {
+            Ended::Gone => true,
+            Ended::Sent { parts } | Ended::Failed { parts, .. } => {
+                let before = entry.best;
+                entry.best = before.max(*parts);
+                *parts > before
+            }
+        };
+        // That a growing segment's parts arrive says nothing of those that are to be completed.
+        self.progress += u64::from(further && (entry.whole || ended == Ended::Gone));
+        let Ended::Failed { damaged, cause, .. } = ended else {
+            (entry.failures, entry.failing, entry.passed, entry.poison, entry.last_error) = (0, None, None, false, None);
             entry.due = now + look_every;
             return None;
         };
+        let since = entry.failing.filter(|_| !further).map_or(now, |(since, _)| since);
+        entry.failing = Some((since, now));
         let failing = entry.passed.is_some_and(|passed| now.saturating_duration_since(passed) >= POISON_AFTER);
         entry.poison = damaged || failing;
         entry.last_error = Some(cause);
@@ -160,6 +187,20 @@ impl<K> Queue<K> {
         self.entries.values().any(|entry| !entry.poison || entry.under_way)
     }
 
+    /// For how long the segment that fails longest has not got further, whatever the cause; poison is told of apart.
+    #[must_use]
+    pub fn failing(&self, now: Instant) -> Option<Duration> {
+        let failing = self.entries.values().filter(|entry| !entry.poison).filter_map(|entry| entry.failing);
+        let lately = failing.filter(|&(_, last)| now.saturating_duration_since(last) < FAILED_LATELY);
+        lately.map(|(since, _)| now.saturating_duration_since(since)).max()
+    }
+
+    /// How often a segment that grows no more got further: more of its parts than ever are in S3, or all of it is confirmed.
+    #[must_use]
+    pub fn progress(&self) -> u64 {
+        self.progress
+    }
+
     /// How many are poison.
     #[must_use]
     pub fn poison(&self) -> usize {
@@ -174,6 +215,8 @@ impl<K> Entry<K> {
             held_back: false,
             whole: false,
             under_way: false,
+            best: 0,
+            failing: None,
             failures: 0,
             passed: None,
             poison: false,
@@ -241,7 +284,21 @@ mod tests {
         }
 
         fn fail(&mut self, id: &str, damaged: bool) -> Duration {
-            self.queue.ended(id, None, Ended::Failed { damaged, cause: "no".into() }, self.now).unwrap().1
+            self.fail_with(id, damaged, 0)
+        }
+
+        fn fail_with(&mut self, id: &str, damaged: bool, parts: usize) -> Duration {
+            self.queue.ended(id, None, Ended::Failed { parts, damaged, cause: "no".into() }, self.now).unwrap().1
+        }
+
+        /// For how long a segment has failed that comes back each minute with `parts`, tried for `minutes`.
+        fn failing_after(&mut self, minutes: usize, parts: impl Fn(usize) -> usize) -> u64 {
+            for minute in 0..=minutes {
+                self.fail_with("a", false, parts(minute));
+                self.now += Duration::from_secs(60);
+            }
+            self.now -= Duration::from_secs(60);
+            self.queue.failing(self.now).map_or(0, |time| time.as_secs())
         }
 
         /// Goes on by `step` for `long`, trying all that is due: `bad` fails, the others get through and come again.
@@ -366,7 +423,7 @@ mod tests {
         assert_eq!((bench.queue.poison(), bench.take(9).len()), (0, 2), "it gets its try");
         bench.fail("bad", false);
         assert_eq!(bench.queue.poison(), 1);
-        bench.queue.ended("bad", None, Ended::Sent, bench.now);
+        bench.queue.ended("bad", None, Ended::Sent { parts: 1 }, bench.now);
         assert_eq!(bench.queue.get("bad").unwrap().passed_for(bench.now), None, "it got through");
     }
 
@@ -387,6 +444,51 @@ mod tests {
         assert_eq!(bench.fail("a", true), POISON_WAIT);
         bench.list();
         assert_eq!(bench.take(9), [""; 0], "it was whole before");
+    }
+
+    #[test]
+    fn a_segment_whose_parts_arrive_again_and_again_and_that_is_never_completed_fails_from_its_first_failure_on() {
+        // A completion that is refused; an upload that begins anew each time.
+        for parts in [|_| 3, |minute: usize| minute % 4] {
+            let mut bench = Bench::new(&["a", "b"]);
+            let failing = bench.failing_after(10, parts);
+            assert!((420..=600).contains(&failing), "{failing} s");
+            let progress = bench.queue.progress();
+            bench.queue.ended("b", None, Ended::Sent { parts: 1 }, bench.now);
+            assert_eq!(bench.queue.failing(bench.now).unwrap().as_secs(), failing, "another one gets through");
+            bench.queue.ended("a", None, Ended::Gone, bench.now);
+            assert_eq!((bench.queue.failing(bench.now), bench.queue.progress()), (None, progress + 2));
+        }
+    }
+
+    #[test]
+    fn a_slow_uplink_on_which_tries_fail_and_parts_arrive_is_not_failing() {
+        let mut bench = Bench::new(&["a"]);
+        assert_eq!(bench.failing_after(59, |minute| minute / 4), 3 * 60, "a part in four minutes");
+        assert_eq!(bench.queue.progress(), 14);
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_after_an_outage_and_what_is_poison_are_not_failing() {
+        let mut bench = Bench::new(&["a", "b"]);
+        bench.failing_after(30, |_| 0);
+        bench.now += FAILED_LATELY;
+        assert_eq!(bench.queue.failing(bench.now), None);
+        bench.fail("a", true);
+        assert_eq!(bench.queue.failing(bench.now), None);
+    }
+
+    #[test]
+    fn the_parts_of_a_growing_segment_are_no_progress_of_those_that_are_whole() {
+        let mut bench = Bench::new(&[]);
+        bench.segments = vec![segment("a", false)];
+        bench.list();
+        bench.queue.ended("a", None, Ended::Sent { parts: 7 }, bench.now);
+        assert_eq!(bench.queue.progress(), 0);
+        bench.segments = vec![segment("a", true)];
+        bench.list();
+        bench.queue.ended("a", None, Ended::Sent { parts: 8 }, bench.now);
+        assert_eq!(bench.queue.progress(), 1);
     }
 
     #[test]

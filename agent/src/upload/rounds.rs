@@ -224,6 +224,7 @@ impl<S: Store> Rounds<S> {
                     let now = Instant::now();
                     self.tell_status(now);
                     self.start(now);
+                    self.tell_progress(now);
                     self.keep_failing(now).await;
                     if until_empty && !self.queue.is_sendable() {
                         return self.tell_last().await;
@@ -267,7 +268,14 @@ impl<S: Store> Rounds<S> {
                 self.tries.spawn(try_once(self.way.clone(), listing.segment.clone(), sending, listing.unfinished.clone(), now));
             }
         }
-        self.way.counters.segments_poison.set(self.queue.poison() as u64);
+    }
+
+    /// Sets what tells whether segments get on.
+    fn tell_progress(&self, now: Instant) {
+        let counters = &self.way.counters;
+        counters.segments_poison.set(self.queue.poison() as u64);
+        counters.segments_failing_seconds.set(self.queue.failing(now).map_or(0, |time| time.as_secs().max(1)));
+        counters.upload_progress.set(self.queue.progress());
     }
 
     /// Notes for the next process since when segments fail while others get through, where that has changed.
@@ -294,22 +302,25 @@ impl<S: Store> Rounds<S> {
     fn note(&mut self, done: Try<S>) {
         let now = Instant::now();
         let Try { capture_id, begun, sending, outcome } = done;
+        let mut parts = 0;
         if let Some(sending) = &sending {
-            self.standings.insert(capture_id.clone(), sending.standing());
+            let standing = sending.standing();
+            parts = standing.parts;
+            self.standings.insert(capture_id.clone(), standing);
         }
         let error = match outcome {
             Ok(progress) => {
                 if progress == Progress::Gone {
                     self.way.counters.segments_finished.add(1);
                 }
-                let ended = if progress == Progress::Gone { Ended::Gone } else { Ended::Sent };
+                let ended = if progress == Progress::Gone { Ended::Gone } else { Ended::Sent { parts } };
                 self.queue.ended(&capture_id, sending, ended, now);
                 return;
             }
             Err(error) => error,
         };
         let damaged = error.is_damage();
-        let ended = Ended::Failed { damaged, cause: error.to_string() };
+        let ended = Ended::Failed { parts, damaged, cause: error.to_string() };
         let Some((failures, wait)) = self.queue.ended(&capture_id, sending, ended, now) else { return };
         let seconds = wait.as_secs_f32();
         let text = format!("segment {capture_id}: {error}; try {failures} failed, the next one is in {seconds:.1} s");

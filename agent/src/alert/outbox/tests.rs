@@ -62,6 +62,22 @@ fn a_crash_between_state_and_mail_is_finished_by_the_next_process() {
 }
 
 #[test]
+fn a_mail_that_is_filed_again_because_the_first_filing_failed_half_way_is_filed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = Outbox::new(dir.path());
+    let obstacle = dir.path().join("00000000000000000001-begin-a.mail.draft");
+    fs::create_dir_all(obstacle.join("inside")).unwrap();
+    let mails = vec![mail("a", Kind::Begin), mail("a", Kind::Repeat)];
+    outbox.open().unwrap().file(state(&["a"]), mails.clone()).unwrap_err();
+    fs::remove_dir_all(&obstacle).unwrap();
+    for _ in 0..3 {
+        let more = vec![mails.clone(), vec![mail("b", Kind::Begin)]].concat();
+        assert_eq!(outbox.open().unwrap().file(state(&["a"]), more).unwrap().len(), 1, "only the new one");
+    }
+    assert_eq!(subjects(&outbox), ["begin a", "repeat a", "begin b", "begin b", "begin b"]);
+}
+
+#[test]
 fn a_crash_before_the_state_is_kept_leaves_neither_state_nor_mail() {
     let dir = tempfile::tempdir().unwrap();
     let outbox = Outbox::new(dir.path());

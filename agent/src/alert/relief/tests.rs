@@ -20,6 +20,7 @@ fn settings(dir: &Path) -> Settings {
         on_start: false,
         dir: dir.into(),
         spool_max_bytes: 1000,
+        window: Duration::from_secs(900),
     }
 }
 
@@ -63,10 +64,10 @@ fn a_crash_loop_is_filed_once_and_repeated_by_the_hour() {
     let dir = tempfile::tempdir().unwrap();
     let (settings, place) = (settings(dir.path()), Place::default());
     for second in 0..20 {
-        file_ending(&settings, &place, &ending("signal", "killed", "KILL"), at(second)).unwrap();
+        file_ending(&settings, None, &place, &ending("signal", "killed", "KILL"), at(second)).unwrap();
     }
     assert_eq!(waiting(dir.path()), 1);
-    file_ending(&settings, &place, &ending("exit-code", "exited", "203"), at(3700)).unwrap();
+    file_ending(&settings, None, &place, &ending("exit-code", "exited", "203"), at(3700)).unwrap();
     assert_eq!(waiting(dir.path()), 2);
 }
 
@@ -83,17 +84,17 @@ fn an_agent_that_was_killed_and_then_fails_for_good_by_another_cause_is_told_of_
         };
         Ending::told(word).unwrap()
     };
-    file_ending(&settings, &place, &ending("signal", "killed", "KILL"), at(0)).unwrap();
-    file_ending(&settings, &place, &for_good("203"), at(5)).unwrap();
+    file_ending(&settings, None, &place, &ending("signal", "killed", "KILL"), at(0)).unwrap();
+    file_ending(&settings, None, &place, &for_good("203"), at(5)).unwrap();
     assert_eq!(waiting(dir.path()), 2);
     for (second, status) in [(35, "203"), (65, "226"), (95, "2"), (125, "203")] {
-        file_ending(&settings, &place, &for_good(status), at(second)).unwrap();
+        file_ending(&settings, None, &place, &for_good(status), at(second)).unwrap();
     }
     assert_eq!(waiting(dir.path()), 2);
     let other = tempfile::tempdir().unwrap();
     let settings = self::settings(other.path());
-    file_ending(&settings, &place, &ending("exit-code", "exited", "2"), at(0)).unwrap();
-    file_ending(&settings, &place, &for_good("2"), at(5)).unwrap();
+    file_ending(&settings, None, &place, &ending("exit-code", "exited", "2"), at(0)).unwrap();
+    file_ending(&settings, None, &place, &for_good("2"), at(5)).unwrap();
     assert_eq!(waiting(other.path()), 1, "the cause was told");
 }
 
@@ -101,15 +102,42 @@ fn an_agent_that_was_killed_and_then_fails_for_good_by_another_cause_is_told_of_
 fn an_end_that_the_agent_has_explained_itself_is_not_filed_twice() {
     let dir = tempfile::tempdir().unwrap();
     let (settings, place) = (settings(dir.path()), Place::default());
-    file(&settings, &place, Trouble::CaptureFailed, "no such interface".into(), at(0)).unwrap();
-    file_ending(&settings, &place, &ending("exit-code", "exited", "1"), at(1)).unwrap();
+    file(&settings, None, &place, Trouble::CaptureFailed, "no such interface", at(0)).unwrap();
+    file_ending(&settings, None, &place, &ending("exit-code", "exited", "1"), at(1)).unwrap();
     assert_eq!(waiting(dir.path()), 1);
     // Of this it could say nothing.
-    file_ending(&settings, &place, &ending("signal", "killed", "KILL"), at(2)).unwrap();
+    file_ending(&settings, None, &place, &ending("signal", "killed", "KILL"), at(2)).unwrap();
     assert_eq!(waiting(dir.path()), 2);
     let other = tempfile::tempdir().unwrap();
-    file_ending(&self::settings(other.path()), &place, &ending("exit-code", "exited", "1"), at(3)).unwrap();
+    file_ending(&self::settings(other.path()), None, &place, &ending("exit-code", "exited", "1"), at(3)).unwrap();
     assert_eq!(waiting(other.path()), 1, "it had no chance to explain it");
+}
+
+#[test]
+fn a_death_that_the_outbox_does_not_take_is_filed_in_the_spare_one_and_folded_there_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ill, spare) = (dir.path().join("ill"), dir.path().join("spare"));
+    std::fs::write(&ill, "in the way").unwrap();
+    let (settings, place) = (settings(&ill), Place::default());
+    let died = ending("signal", "killed", "KILL");
+    assert!(file_ending(&settings, None, &place, &died, at(0)).is_err(), "there is no other place");
+    for second in 0..20 {
+        file_ending(&settings, Some(&spare), &place, &died, at(second)).unwrap();
+    }
+    assert_eq!(waiting(&spare), 1);
+    file(&settings, Some(&spare), &place, Trouble::CaptureFailed, "no spool", at(21)).unwrap();
+    assert_eq!(waiting(&spare), 2);
+}
+
+#[test]
+fn a_death_is_filed_in_bounded_time_though_the_outbox_is_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (locked, spare) = (dir.path().join("locked"), dir.path().join("spare"));
+    let _held = Outbox::new(&locked).open().unwrap();
+    let begun = std::time::Instant::now();
+    file_ending(&settings(&locked), Some(&spare), &Place::default(), &ending("signal", "killed", "KILL"), at(0)).unwrap();
+    assert_eq!(waiting(&spare), 1);
+    assert!(begun.elapsed() < clerk::PATIENCE + Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -119,10 +147,10 @@ async fn what_the_agent_knew_of_itself_is_there_after_its_death_but_not_on_anoth
     assert_eq!(left(&settings), Left::default());
     let place = Place { instance: "i-1".into(), zone: Some("eu-north-1b".into()), ..Place::default() };
     let mut known = Left { host: host_name(), place, topic_arn: settings.topic_arn.clone() };
-    leave(&outbox, known.clone()).await;
+    leave(outbox.clone(), known.clone()).await;
     assert_eq!(left(&settings), known);
     known.host = "elsewhere".into();
-    leave(&outbox, known.clone()).await;
+    leave(outbox.clone(), known.clone()).await;
     assert_eq!(left(&settings), Left { place: Place::default(), ..known });
     std::fs::write(dir.path().join("left.json"), vec![b'['; 100_000]).unwrap();
     assert_eq!(left(&settings), Left::default());
@@ -133,7 +161,7 @@ async fn mails_of_a_dead_agent_leave_when_they_have_waited_and_nobody_else_sends
     let dir = tempfile::tempdir().unwrap();
     let (settings, topic) = (settings(dir.path()), Arc::new(Topic::default()));
     assert_eq!(relieve(&settings, Duration::ZERO, topic.clone()).await.unwrap(), 0, "nothing waits");
-    file_ending(&settings, &Place::default(), &ending("watchdog", "killed", "ABRT"), at(0)).unwrap();
+    file_ending(&settings, None, &Place::default(), &ending("watchdog", "killed", "ABRT"), at(0)).unwrap();
     let agent = Outbox::new(dir.path()).sending().unwrap();
     assert_eq!(relieve(&settings, Duration::ZERO, topic.clone()).await.unwrap(), 0, "an agent sends");
     drop(agent);
@@ -152,7 +180,7 @@ async fn mails_of_a_dead_agent_leave_when_they_have_waited_and_nobody_else_sends
 async fn a_mail_that_the_topic_does_not_take_waits() {
     let dir = tempfile::tempdir().unwrap();
     let (settings, topic) = (settings(dir.path()), Arc::new(Topic::default()));
-    file_ending(&settings, &Place::default(), &ending("signal", "killed", "KILL"), at(0)).unwrap();
+    file_ending(&settings, None, &Place::default(), &ending("signal", "killed", "KILL"), at(0)).unwrap();
     topic.down.store(true, Ordering::Relaxed);
     assert!(matches!(relieve(&settings, Duration::ZERO, topic.clone()).await, Err(Error::Waits { .. })));
     last_try(&settings, topic).await;
