@@ -407,7 +407,7 @@ pub async fn place(mut instance: Instance, settings: &alert::Settings) -> Place 
 /// Where this is, without asking anybody: by the settings, by what the last agent left, by the host's name.
 #[must_use]
 pub fn place_at_hand(instance: Instance, settings: &alert::Settings) -> Place {
-    let left = relief::left(settings).place;
+    let left = relief::left(settings, spare_outbox().as_deref()).place;
     Place {
         instance: instance.id.or(Some(left.instance).filter(|id| !id.is_empty())).unwrap_or_else(relief::host_name),
         region: instance.region.or(left.region),

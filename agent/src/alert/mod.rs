@@ -129,12 +129,12 @@ pub async fn run<N: Notifier, C: Clock + 'static>(
 ) {
     let outbox = Outbox::new(&settings.dir);
     let left = Left { host: relief::host_name(), place: scene.place.clone(), topic_arn: settings.topic_arn.clone() };
-    let leaving = relief::leave(outbox.clone(), left);
+    let spare = scene.spare.as_deref().map(Outbox::new);
+    let leaving = relief::leave([Some(outbox.clone()), spare.clone()], left);
     let unsaved = desk::Unsaved::default();
     let (tell, subscribed) = watch::channel(None);
-    let scene_spare = scene.spare.clone();
     let desk = Desk::new(&settings, scene, outbox.clone(), unsaved.clone(), clock.now());
-    let spare = scene_spare.map(|dir| Sender::new(Outbox::new(&dir), notifier.clone(), desk::Unsaved::default()));
+    let spare = spare.map(|spare| Sender::new(spare, notifier.clone(), desk::Unsaved::default()));
     let sender = Sender::new(outbox, notifier.clone(), unsaved);
     let watching = desk::watch(desk, clock, subscribed.clone(), settings.on_start, stop.clone());
     let asking = sender::ask(notifier, tell, stop.clone());

@@ -21,11 +21,12 @@ use super::sender::{LAST_TRY, LOOK_EVERY, Sender, Step};
 use super::{Error, Settings};
 use crate::host::clock::Now;
 
-/// What the last agent left for who files or sends after it; empty when there is nothing. Where it was holds only on its host: a
-/// volume or an image may have come from another.
+/// What the last agent left for who files or sends after it; empty when there is nothing. The `spare` outbox is asked first: its disk
+/// cannot be ill. Where it was holds only on its host: a volume or an image may have come from another.
 #[must_use]
-pub fn left(settings: &Settings) -> Left {
-    let left = Outbox::new(&settings.dir).left().unwrap_or_default();
+pub fn left(settings: &Settings, spare: Option<&Path>) -> Left {
+    let places = spare.into_iter().chain([settings.dir.as_path()]);
+    let left = places.filter_map(|dir| Outbox::new(dir).left()).next().unwrap_or_default();
     if left.host == host_name() { left } else { Left { place: Place::default(), ..left } }
 }
 
@@ -36,9 +37,12 @@ pub fn host_name() -> String {
 }
 
 /// Leaves beside the mails what those who file them without the network cannot find out.
-pub(super) async fn leave(outbox: Outbox, left: Left) {
-    if let Err(cause) = Clerk::default().ask(&outbox, move |outbox| outbox.leave(&left)).await {
-        tracing::warn!("mails about a dead agent may not say where it was: {cause}");
+pub(super) async fn leave(outboxes: [Option<Outbox>; 2], left: Left) {
+    for outbox in outboxes.into_iter().flatten() {
+        let left = left.clone();
+        if let Err(cause) = Clerk::default().ask(&outbox, move |outbox| outbox.leave(&left)).await {
+            tracing::warn!("mails about a dead agent may not say where it was: {cause}");
+        }
     }
 }
 

@@ -816,20 +816,22 @@ async fn a_note_leaves_or_says_that_it_waits_and_a_test_says_when_nobody_gets_it
 }
 
 #[test]
-fn what_is_lost_while_a_trouble_is_on_is_counted_whole_though_the_state_is_read_anew_at_each_look() {
-    let mut fold = Fold::new(Limits::new(&settings(), true), settings().repeat, "i-1", Losses::default());
-    let (mut kept, mut over) = (State::default(), Vec::new());
-    for second in 0..200 {
-        let now = Now { wall_ns: START_NS + second * SECOND_NS, monotonic_ns: (1_000 + second) * SECOND_NS };
-        let verdict = if (10..35).contains(&second) { Verdict::Holds("it drops".into()) } else { Verdict::Clear };
-        let losses = Losses { kernel: 7 * second.min(34), spool: 0 };
-        let mut state = kept.clone();
-        let (news, keep) = fold.fold(&mut state, &[(Trouble::KernelDrops, verdict)], losses, now, true);
-        if keep {
-            kept = state;
+fn what_is_lost_while_a_trouble_is_on_is_counted_whole_whether_the_state_is_read_anew_at_each_look_or_only_in_memory() {
+    for in_memory in [false, true] {
+        let mut fold = Fold::new(Limits::new(&settings(), true), settings().repeat, "i-1", Losses::default());
+        let (mut kept, mut over) = (State::default(), Vec::new());
+        for second in 0..200 {
+            let now = Now { wall_ns: START_NS + second * SECOND_NS, monotonic_ns: (1_000 + second) * SECOND_NS };
+            let verdict = if (10..35).contains(&second) { Verdict::Holds("it drops".into()) } else { Verdict::Clear };
+            let losses = Losses { kernel: 7 * second.min(34), spool: 0 };
+            let mut state = kept.clone();
+            let (news, keep) = fold.fold(&mut state, &[(Trouble::KernelDrops, verdict)], losses, now, true);
+            if keep || in_memory {
+                kept = state;
+            }
+            over.extend(news.into_iter().filter(|news| news.kind == Kind::Over));
         }
-        over.extend(news.into_iter().filter(|news| news.kind == Kind::Over));
+        // From the look after its begin to the last that lost something; what was lost before belongs to no trouble.
+        assert_eq!(over.iter().map(|news| news.losses.kernel).collect::<Vec<_>>(), [7 * (34 - 10)], "in memory: {in_memory}");
     }
-    // From the look after its begin to the last that lost something; what was lost before belongs to no trouble.
-    assert_eq!(over.iter().map(|news| news.losses.kernel).collect::<Vec<_>>(), [7 * (34 - 10)]);
 }

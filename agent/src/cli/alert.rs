@@ -71,7 +71,7 @@ fn known(written: &Written) -> Result<(Settings, Instance), Failure> {
     }
     let (mut settings, instance) = written.alert_as_far_as_it_holds()?;
     if settings.topic_arn.is_none() {
-        settings.topic_arn = relief::left(&settings).topic_arn;
+        settings.topic_arn = relief::left(&settings, run::spare_outbox().as_deref()).topic_arn;
     }
     Ok((settings, instance))
 }

@@ -228,7 +228,7 @@ keys! {
     on_start: bool = "alert.on_start", NO, Flag,
         "Whether a mail says that the agent has started.";
     alert_dir: String = "alert.dir", text("/var/lib/tapfleet/outbox"), DIR,
-        "Where mails wait while SNS does not take them; not within the spool.";
+        "Where mails wait while SNS does not take them; not within the spool, and best on another volume.";
 
     listen: SocketAddr = "health.listen", text("0.0.0.0:8080"), LISTEN,
         "Where /healthz, /metrics and /status are served.";

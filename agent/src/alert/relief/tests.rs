@@ -144,16 +144,19 @@ fn a_death_is_filed_in_bounded_time_though_the_outbox_is_locked() {
 async fn what_the_agent_knew_of_itself_is_there_after_its_death_but_not_on_another_host() {
     let dir = tempfile::tempdir().unwrap();
     let (settings, outbox) = (settings(dir.path()), Outbox::new(dir.path()));
-    assert_eq!(left(&settings), Left::default());
+    assert_eq!(left(&settings, None), Left::default());
     let place = Place { instance: "i-1".into(), zone: Some("eu-north-1b".into()), ..Place::default() };
     let mut known = Left { host: host_name(), place, topic_arn: settings.topic_arn.clone() };
-    leave(outbox.clone(), known.clone()).await;
-    assert_eq!(left(&settings), known);
+    leave([Some(outbox.clone()), None], known.clone()).await;
+    assert_eq!(left(&settings, None), known);
     known.host = "elsewhere".into();
-    leave(outbox.clone(), known.clone()).await;
-    assert_eq!(left(&settings), Left { place: Place::default(), ..known });
+    leave([Some(outbox.clone()), None], known.clone()).await;
+    assert_eq!(left(&settings, None), Left { place: Place::default(), ..known });
+    let spare = dir.path().join("spare");
+    leave([None, Some(Outbox::new(&spare))], Left { topic_arn: None, host: host_name(), place: Place::default() }).await;
+    assert_eq!(left(&settings, Some(&spare)).host, host_name(), "what is in memory is of this host");
     std::fs::write(dir.path().join("left.json"), vec![b'['; 100_000]).unwrap();
-    assert_eq!(left(&settings), Left::default());
+    assert_eq!(left(&settings, None), Left::default());
 }
 
 #[tokio::test]
