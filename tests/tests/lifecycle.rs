@@ -390,7 +390,7 @@ fn an_instance_with_nothing_left_but_poison_is_given_up_at_once_and_a_person_hea
     bench.imds.target("Terminated");
     bench.group.lifecycle("Terminating:Wait");
     let sent = traffic.stop();
-    agent.wait_for("the group is told", Duration::from_secs(90), |_| bench.group.calls().iter().any(|call| *call != Call::Heartbeat));
+    agent.wait_for("the group is told", Duration::from_secs(90), |_| matches!(bench.group.calls().last(), Some(Call::Complete(..))));
     let calls = bench.group.calls();
     let Some(Call::Complete(result, spool)) = calls.last() else { panic!("{calls:?}") };
     let segments: Vec<_> = spool.iter().filter(|name| name.contains('.')).collect();
