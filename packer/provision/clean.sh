@@ -34,6 +34,7 @@ rm -rf /var/lib/NetworkManager/* /var/lib/amazon/ssm/* /var/lib/chrony/*
 
 # Logs last, and nobody writes on: the journal stays in memory from here.
 systemctl --quiet stop rsyslog.service syslog.socket 2>/dev/null || true
+journalctl --relinquish-var
 rm -rf /var/log/journal/*
 find /var/log -type f -exec truncate --size=0 {} +
 

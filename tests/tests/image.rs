@@ -401,10 +401,15 @@ fn stand_in_for_udev(image: &Path, disk: &Disk) {
     fs::write(image.join("etc/tmpfiles.d/stand-in.conf"), line).unwrap();
 }
 
-/// Keeps cloud-init of the next boot from running before [`seed`], and from setting up a network: the namespace has one.
+/// Keeps cloud-init of the next boot from running before [`seed`], and from setting up a network: the namespace has one. (A minimal Debian
+/// has no locale but this.)
 fn hold_cloud_init(image: &Path) {
     fs::write(image.join("etc/cloud/cloud-init.disabled"), "").unwrap();
-    fs::write(image.join("etc/cloud/cloud.cfg.d/98-stand-in.cfg"), "network: {config: disabled}\ndatasource_list: [NoCloud]\n").unwrap();
+    fs::write(
+        image.join("etc/cloud/cloud.cfg.d/98-stand-in.cfg"),
+        "network: {config: disabled}\ndatasource_list: [NoCloud]\nlocale: C.UTF-8\n",
+    )
+    .unwrap();
 }
 
 /// Gives an instance its user data, as EC2's metadata does, and lets cloud-init run its stages as at boot.
