@@ -5,7 +5,7 @@ export TAPFLEET_CACHE := $(abspath $(or $(TAPFLEET_CACHE),.cache))
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 TOOLS := PATH="$(TAPFLEET_CACHE)/tools/bin:$$PATH"
 
-.PHONY: help demo test test-quick soak lint fuzz clean
+.PHONY: help demo test test-quick soak package image lint fuzz clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1: /p' Makefile
@@ -15,7 +15,7 @@ demo: system localstack  ## the main job without AWS: packets in, objects out, s
 	@cargo build --workspace --locked
 	@$(CARGO_TARGET_DIR)/debug/demo
 
-test: system localstack moto  ## every suite; a table and the sums at the end
+test: system localstack moto package system-image  ## every suite; a table and the sums at the end
 	tests/run.sh all
 
 test-quick: system  ## the suites that need neither root nor S3, in under three minutes
@@ -26,12 +26,19 @@ soak: system localstack  ## load, kills, faults, outages and power losses for MI
 	@cargo test --workspace --locked --no-run --test sequences --test power --test faults
 	@TAPFLEET_SOAK_SECONDS=$$(($(or $(MINUTES),60) * 60)) $(CARGO_TARGET_DIR)/debug/soak
 
+package: system-package  ## the .deb and the .rpm of this commit, into target/package; the first time takes a quarter of an hour
+	@packaging/package.sh
+
+image:       ## the machine image (AMI) of this commit, with packer 1.7 or later; PACKER='-var distribution=debian-12 ...' sets variables
+	@packer/image.sh $(PACKER)
+
 lint: system tools  ## format, clippy, licences and bans of dependencies, scripts
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(TOOLS) cargo deny --log-level error check bans licenses sources
 	@$(TOOLS) tests/advisories.sh
-	shellcheck .ci/run tests/*.sh tests/setup/*.sh terraform/modules/*/*.sh.tftpl
+	shellcheck .ci/run tests/*.sh tests/setup/*.sh terraform/modules/*/*.sh.tftpl packaging/*.sh packaging/scripts/* packer/*.sh packer/provision/*
+	shellcheck packaging/rootfs/usr/lib/tapfleet/nic
 	@"$$(tests/setup/terraform.sh)" -chdir=terraform fmt -check -recursive
 
 fuzz: system tools  ## any bytes into the decoder, for a minute
@@ -41,9 +48,14 @@ clean:       ## compiled code, tools and caches
 	cargo clean
 	rm -rf .cache
 
-.PHONY: system tools localstack moto
+.PHONY: system system-package system-image tools localstack moto
 system:
 	@tests/setup/system.sh
+system-package:
+	@tests/setup/system.sh package
+# What cannot be had here is missing to two suites, which say so.
+system-image: system-package
+	-@tests/setup/system.sh image
 tools: system
 	@tests/setup/tools.sh
 localstack: system

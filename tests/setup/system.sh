@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs the system packages that building, testing and the demo use, on Debian and Ubuntu. Quick and silent when nothing is missing.
+# With the argument `package`, also what making packages takes; with `image`, what the tests of packages and of the machine image take.
 set -euo pipefail
 
 # package | how to see that it is there
@@ -20,6 +21,23 @@ systemd-container | command -v systemd-nspawn
 debian-archive-keyring | ls /usr/share/keyrings/debian-archive-keyring.gpg
 shellcheck      | command -v shellcheck
 '
+for more in "$@"; do
+  case $more in
+  package) needs+='
+flex            | command -v flex
+bison           | command -v bison
+' ;;
+  image) needs+='
+binutils        | command -v readelf
+cpio            | command -v cpio
+createrepo-c    | command -v createrepo_c
+dnf             | command -v dnf
+openssh-client  | command -v ssh-keygen
+packer          | command -v packer
+rpm             | command -v rpm && command -v rpm2cpio
+' ;;
+  esac
+done
 
 # Plain users often lack the folder of `ip` and `tcpdump`.
 PATH="$PATH:/usr/sbin:/sbin"

@@ -1,5 +1,6 @@
 //! A small ext4 file system in a file, mounted: real blocks that run out, and a disk that can be copied as a power loss leaves it.
-//! In: a folder, a size. Out: where it is mounted. Never: outlives the value, also when a test fails. Needs root and loop devices.
+//! Beside it a disk for a machine to mount, and a folder over another one. In: a folder, a size. Out: where it is mounted.
+//! Never: outlives the value, also when a test fails. Needs root and loop devices.
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 use std::fs::{self, File};
@@ -116,9 +117,87 @@ impl Drop for Hog {
     }
 }
 
-fn run(program: &str, args: &[&str]) {
+/// A disk with an ext4 file system that bears a label, not mounted. Detached with the value.
+#[derive(Debug)]
+pub struct Disk {
+    device: PathBuf,
+}
+
+impl Disk {
+    /// Makes one of `bytes` as a file in `folder`.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn new(folder: &Path, bytes: u64, label: &str) -> Self {
+        let file = folder.join("disk");
+        File::create(&file).unwrap().set_len(bytes).unwrap();
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", "-L", label, file.to_str().unwrap()]);
+        let device = run("losetup", &["--find", "--show", file.to_str().unwrap()]);
+        Self { device: device.trim().into() }
+    }
+
+    /// The device, as this host and a machine that is given it know it.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        self.device.to_str().unwrap()
+    }
+
+    /// Mounts it.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    #[must_use]
+    pub fn mount(&self, at: &Path) -> Mount {
+        fs::create_dir_all(at).unwrap();
+        run("mount", &[self.device(), at.to_str().unwrap()]);
+        Mount(at.into())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.device).status();
+    }
+}
+
+/// What is mounted somewhere. Unmounted with the value.
+#[derive(Debug)]
+pub struct Mount(PathBuf);
+
+impl Mount {
+    /// A folder over `lower`: what is written stays in `folder`, and `lower` is not changed.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    #[must_use]
+    pub fn over(lower: &Path, folder: &Path) -> Self {
+        let [upper, work, merged] = ["upper", "work", "merged"].map(|name| folder.join(name));
+        for made in [&upper, &work, &merged] {
+            fs::create_dir_all(made).unwrap();
+        }
+        let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        run("mount", &["-t", "overlay", "overlay", "-o", &options, merged.to_str().unwrap()]);
+        Self(merged)
+    }
+
+    /// Where.
+    #[must_use]
+    pub fn at(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     let output = output.unwrap_or_else(|cause| panic!("cannot run {program}: {cause}; see tests/setup/system.sh"));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "`{program} {}`: {said}; this test needs root and loop devices", args.join(" "));
+    String::from_utf8(output.stdout).unwrap()
 }

@@ -12,6 +12,8 @@ pub mod machine;
 pub mod mailbox;
 pub mod moto;
 pub mod netns;
+pub mod package;
 pub mod packet;
 pub mod segments;
 pub mod storm;
+pub mod traffic;

@@ -58,22 +58,47 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots one with the agent installed, set and enabled, not started. `drop_in` is added to its unit.
+    /// Boots one with the agent of this source installed, set and enabled, not started. `drop_in` is added to its unit.
     ///
     /// # Panics
     /// When it does not boot; says why.
     #[must_use]
     pub fn boot(settings: &Settings, drop_in: &str) -> Self {
+        let program = format!("--bind-ro={}:{PROGRAM}", program("tapfleetd").display());
+        let machine = Self::start(&root_folder("machine"), &["--volatile=overlay", &program]);
+        machine.install(settings, drop_in);
+        machine
+    }
+
+    /// Boots one without an agent, as EC2's images are when Packer comes.
+    ///
+    /// # Panics
+    /// When it does not boot; says why.
+    #[must_use]
+    pub fn builder() -> Self {
+        Self::start(&root_folder("builder"), &["--volatile=overlay"])
+    }
+
+    /// Boots a root folder as it is; what the machine writes stays in it. `options` go to systemd-nspawn.
+    ///
+    /// # Panics
+    /// When it does not boot; says why.
+    #[must_use]
+    pub fn of(folder: &Path, options: &[&str]) -> Self {
+        Self::start(folder, options)
+    }
+
+    fn start(folder: &Path, options: &[&str]) -> Self {
         let pair = Pair::new();
         let name = format!("tapfleet-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut nspawn = Command::new("sh")
             .args(["-c", IN_ITS_OWN_CGROUP, &name, "systemd-nspawn"])
-            .args(["--quiet", "--volatile=overlay", "--register=no", "--keep-unit", "--boot", "--link-journal=no", "--console=pipe"])
+            .args(["--quiet", "--register=no", "--keep-unit", "--boot", "--link-journal=no", "--console=pipe"])
             .args(["--resolv-conf=off", "--timezone=off", "--directory"])
-            .arg(root_folder())
+            .arg(folder)
             .arg(format!("--machine={name}"))
             .arg(format!("--network-namespace-path=/run/netns/{}", pair.tap.name()))
-            .arg(format!("--bind-ro={}:{PROGRAM}", program("tapfleetd").display()))
+            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -81,11 +106,10 @@ impl Machine {
             .unwrap_or_else(|cause| panic!("cannot run systemd-nspawn: {cause}; see tests/setup/system.sh"));
         let leader = leader_of(&mut nspawn);
         let machine = Self { name, pair, nspawn, leader };
-        machine.wait_for("the machine has booted", Duration::from_secs(20), |machine| {
+        machine.wait_for("the machine has booted", Duration::from_secs(60), |machine| {
             let state = machine.output("systemctl", &["is-system-running"]);
             ["running", "degraded"].contains(&String::from_utf8_lossy(&state.stdout).trim())
         });
-        machine.install(settings, drop_in);
         machine
     }
 
@@ -232,11 +256,9 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("the machine's journal:\n{}", self.journal_of(&UNITS));
-        }
+impl Machine {
+    /// Shuts it down, as an instance that is stopped; its wire stays.
+    pub fn power_off(&mut self) {
         let _ = self.output("systemctl", &["poweroff"]);
         let end = Instant::now() + Duration::from_secs(10);
         while matches!(self.nspawn.try_wait(), Ok(None)) {
@@ -254,11 +276,28 @@ impl Drop for Machine {
     }
 }
 
-fn root_folder() -> String {
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if matches!(self.nspawn.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        if std::thread::panicking() {
+            println!("the machine's journal:\n{}", self.journal_of(&UNITS));
+        }
+        self.power_off();
+    }
+}
+
+/// The root folder of that name, as `tests/setup/machine.sh` makes it; shared, and never changed.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn root_folder(name: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/machine.sh");
-    let output = Command::new(&script).stdin(Stdio::null()).output().unwrap();
+    let output = Command::new(&script).arg(name).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
 /// The pid of the machine's first process: the only child of systemd-nspawn.

@@ -1,5 +1,5 @@
-//! An SNS that checks what it is told as AWS does: moto, installed by `tests/setup/moto.sh`, started and ended with the test.
-//! In: a free port of this host's loopback. Out: an endpoint, what was published. Never: outlives the test program.
+//! An SNS that checks what it is told as AWS does, and an EC2: moto, installed by `tests/setup/moto.sh`, started and ended with the test.
+//! In: a free port on loopback, of this host or a namespace. Out: an endpoint, what was published. Never: outlives the test program.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
@@ -11,35 +11,55 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::localstack::Tethered;
+use crate::localstack::{CREDENTIALS, REGION, Tethered};
+use crate::netns::within;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Calls a method of one of boto3's clients.
+const ASK: &str = "\
+import boto3, json, sys
+_, service, method, arguments = sys.argv
+print(json.dumps(getattr(boto3.client(service), method)(**json.loads(arguments)), default=str))
+";
 
 /// A running moto.
 #[derive(Debug)]
 pub struct Moto {
     _program: Tethered,
+    python: String,
+    netns: Option<String>,
     port: u16,
     dir: tempfile::TempDir,
 }
 
 impl Moto {
-    /// Starts one.
+    /// Starts one on this host.
     ///
     /// # Panics
     /// When it cannot be installed or does not come up; the message says what is missing.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_in(None, &[])
+    }
+
+    /// Starts one in the named network namespace, or on this host, with environment variables.
+    ///
+    /// # Panics
+    /// When it cannot be installed or does not come up; the message says what is missing.
+    #[must_use]
+    pub fn start_in(netns: Option<&str>, variables: &[(&str, &str)]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/moto.sh");
         let output = Command::new(&script).stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success(), "'{}' failed and says above what is missing: the tests cannot run without moto", script.display());
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
-        let mut command = Tethered::command(None, dir.path());
-        command.arg(String::from_utf8(output.stdout).unwrap().trim()).args(["-m", "moto.server", "-H", "127.0.0.1", "-p"]);
-        command.arg(port.to_string()).env("TMPDIR", dir.path()).env_remove("AWS_ENDPOINT_URL");
-        let moto = Self { _program: Tethered::spawn(command, log), port, dir };
+        let python = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let mut command = Tethered::command(netns, dir.path());
+        command.arg(&python).args(["-m", "moto.server", "-H", "127.0.0.1", "-p"]);
+        command.arg(port.to_string()).env("TMPDIR", dir.path()).env_remove("AWS_ENDPOINT_URL").envs(variables.iter().copied());
+        let moto = Self { _program: Tethered::spawn(command, log), python, netns: netns.map(Into::into), port, dir };
         let begun = Instant::now();
         while moto.get("/moto-api/data.json").is_none() {
             let log = fs::read_to_string(moto.dir.path().join("log")).unwrap_or_default();
@@ -69,7 +89,36 @@ impl Moto {
         topic["sent_notifications"].as_array().unwrap().iter().map(|sent| (text(&sent[2]), text(&sent[1]))).collect()
     }
 
+    /// What a method of boto3's client for `service` answers, as JSON.
+    ///
+    /// # Panics
+    /// When it fails; shows what it said.
+    pub fn ask(&self, service: &str, method: &str, arguments: &Value) -> Value {
+        let mut command = match &self.netns {
+            None => Command::new(&self.python),
+            Some(netns) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", netns, &self.python]);
+                command
+            }
+        };
+        command.args(["-c", ASK, service, method, &arguments.to_string()]);
+        for (name, value) in [("AWS_ENDPOINT_URL", self.endpoint().as_str()), ("AWS_DEFAULT_REGION", REGION)] {
+            command.env(name, value);
+        }
+        let output = command.env("AWS_ACCESS_KEY_ID", CREDENTIALS).env("AWS_SECRET_ACCESS_KEY", CREDENTIALS).output().unwrap();
+        assert!(output.status.success(), "{service}.{method}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     fn get(&self, path: &str) -> Option<String> {
+        match &self.netns {
+            None => self.get_here(path),
+            Some(netns) => within(netns, || self.get_here(path)),
+        }
+    }
+
+    fn get_here(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
         // Version 1.0: the body is not sent in chunks.

@@ -5,31 +5,20 @@
 //! Threads: 4, as most tests wait.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::UdpSocket;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use tapfleet_tests::agent::{INSTANCE, Settings, sum};
-use tapfleet_tests::captures::records;
+use tapfleet_tests::agent::{INSTANCE, Settings};
 use tapfleet_tests::localstack::{CREDENTIALS, REGION};
 use tapfleet_tests::machine::{Machine, PROGRAMS, UNIT, UNITS};
 use tapfleet_tests::mailbox::{Mail, Mailbox, Passage};
 use tapfleet_tests::netns::TAP;
-use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp};
+use tapfleet_tests::traffic::{RATE, SPOOL, Spooled, Traffic};
 
 /// One after the other: what is under load. What mostly waits runs beside.
 static LOAD: Mutex<()> = Mutex::new(());
-
-const SPOOL: &str = "/var/lib/tapfleet/spool";
-
-/// Frames per second on the wire.
-const RATE: u64 = 3000;
 
 /// The most that `systemd-analyze security` may say of what sends and files alerts.
 const ALERT_EXPOSURE: f64 = 3.5;
@@ -540,97 +529,5 @@ impl Drop for Starved {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-    }
-}
-
-/// Numbered frames on the wire, from several ports, until it is stopped.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
-}
-
-impl Traffic {
-    fn start(machine: &Machine) -> Self {
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let thread = {
-            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-            machine.pair.source.spawn(move || send(&stop, &sent))
-        };
-        Self { stop, sent, thread }
-    }
-
-    /// How many it sent.
-    fn stop(self) -> u64 {
-        self.stop.store(true, Ordering::Release);
-        self.thread.join().unwrap();
-        // The last ones are on the wire.
-        std::thread::sleep(Duration::from_millis(50));
-        self.sent.load(Ordering::Acquire)
-    }
-}
-
-fn send(stop: &AtomicBool, sent: &AtomicU64) {
-    let sockets: Vec<_> = (0..8).map(|_| UdpSocket::bind("10.77.0.1:0").unwrap()).collect();
-    let aws = Aws::default();
-    let begun = Instant::now();
-    let mut number = 0;
-    while !stop.load(Ordering::Acquire) {
-        let due = begun.elapsed().as_micros() as u64 * RATE / 1_000_000;
-        while number < due {
-            let frame =
-                (Ethernet::default() / Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 5001) / number.to_be_bytes().to_vec())
-                    .build();
-            let (port, datagram) = match number % 2 {
-                0 => (6081, aws.gwlb_datagram(frame).build()),
-                _ => (4789, aws.direct_datagram(frame).build()),
-            };
-            sockets[number as usize % sockets.len()].send_to(&datagram, ("10.77.0.2", port)).unwrap();
-            number += 1;
-        }
-        sent.store(number, Ordering::Release);
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// What all agents of a machine left in its spool.
-struct Spooled {
-    /// How often each number came.
-    numbers: BTreeMap<u64, u32>,
-    /// By the manifests: packets less drops.
-    kernel_gave: u64,
-    /// By the manifests: written, dropped with a reason, ignored.
-    accounted: u64,
-}
-
-impl Spooled {
-    fn read(machine: &Machine) -> Self {
-        let folder = machine.path(SPOOL.trim_start_matches('/'));
-        let files: BTreeSet<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        let with = |extension: &'static str| files.iter().filter(move |path| path.extension().is_some_and(|found| found == extension));
-        let mut spooled = Self { numbers: BTreeMap::new(), kernel_gave: 0, accounted: 0 };
-        for path in with("pcap") {
-            for record in records(&fs::read(path).unwrap()) {
-                let number = u64::from_be_bytes(record.bytes[42..50].try_into().unwrap());
-                *spooled.numbers.entry(number).or_default() += 1;
-            }
-        }
-        for path in with("manifest") {
-            let manifest: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-            let losses = &manifest["losses"];
-            spooled.kernel_gave += losses["kernel_packets"].as_u64().unwrap() - losses["kernel_drops"].as_u64().unwrap();
-            spooled.accounted += manifest["frames"].as_u64().unwrap() + sum(&manifest, "drops") + sum(&manifest, "ignored");
-        }
-        spooled
-    }
-
-    /// How many of the numbers below `sent` did not come.
-    fn missing(&self, sent: u64) -> u64 {
-        (0..sent).filter(|number| !self.numbers.contains_key(number)).count() as u64
-    }
-
-    /// How many came more than once.
-    fn doubled(&self) -> usize {
-        self.numbers.values().filter(|times| **times > 1).count()
     }
 }
