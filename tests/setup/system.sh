@@ -20,6 +20,12 @@ systemd-container | command -v systemd-nspawn
 debian-archive-keyring | ls /usr/share/keyrings/debian-archive-keyring.gpg
 shellcheck      | command -v shellcheck
 '
+# What the benchmark runs beside the agent.
+[ "${TAPFLEET_SETUP:-}" != bench ] || needs+='
+netsniff-ng     | command -v netsniff-ng
+rclone          | command -v rclone
+valgrind        | command -v valgrind
+'
 
 # Plain users often lack the folder of `ip` and `tcpdump`.
 PATH="$PATH:/usr/sbin:/sbin"
