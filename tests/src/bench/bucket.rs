@@ -57,7 +57,7 @@ impl Way {
             Self::Tapfleet => String::new(),
             Self::AwsCli => format!("{} --endpoint-url {s3} s3 cp --only-show-errors \"$1\" s3://{BUCKET}/$(basename \"$1\")", aws_cli()),
             Self::Rclone => format!(
-                "RCLONE_CONFIG_S_TYPE=s3 RCLONE_CONFIG_S_PROVIDER=AWS RCLONE_CONFIG_S_ENV_AUTH=true RCLONE_CONFIG_S_ENDPOINT={s3} \
+                "RCLONE_CONFIG_S_TYPE=s3 RCLONE_CONFIG_S_PROVIDER=Other RCLONE_CONFIG_S_ENV_AUTH=true RCLONE_CONFIG_S_ENDPOINT={s3} \
                  RCLONE_CONFIG_S_REGION=us-east-1 rclone --config /dev/null copyto \"$1\" s:{BUCKET}/$(basename \"$1\") --s3-no-check-bucket"
             ),
         };

@@ -125,6 +125,8 @@ pub fn credentials(command: &mut Command) {
         .env("AWS_REGION", localstack::REGION)
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env_remove("AWS_PROFILE")
+        // rclone refuses to go on with one.
+        .env_remove("AWS_CA_BUNDLE")
         .env_remove("AWS_ENDPOINT_URL");
 }
 
