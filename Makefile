@@ -5,7 +5,7 @@ export TAPFLEET_CACHE := $(abspath $(or $(TAPFLEET_CACHE),.cache))
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 TOOLS := PATH="$(TAPFLEET_CACHE)/tools/bin:$$PATH"
 
-.PHONY: help demo test test-quick soak package image lint fuzz clean
+.PHONY: help demo test test-quick soak bench package image lint fuzz clean
 
 help:        ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1: /p' Makefile
@@ -25,6 +25,10 @@ soak: system localstack  ## load, kills, faults, outages and power losses for MI
 	@cargo build --workspace --locked
 	@cargo test --workspace --locked --no-run --test sequences --test power --test faults
 	@TAPFLEET_SOAK_SECONDS=$$(($(or $(MINUTES),60) * 60)) $(CARGO_TARGET_DIR)/debug/soak
+
+bench: system  ## the agent and its peers on the same traffic, in one run: tables, tests/bench/RESULTS.md; BENCH="--quick --only capture"
+	@aws=$$(tests/setup/bench.sh) && cargo build --release --workspace --locked --bin tapfleetd --bin tapfleet --bin bench && \
+		TAPFLEET_BENCH_AWS=$$aws $(CARGO_TARGET_DIR)/release/bench $(BENCH)
 
 package: system-package  ## the .deb and the .rpm of this commit, into target/package; the first time takes a quarter of an hour
 	@packaging/package.sh

@@ -15,7 +15,7 @@ use tapfleet::capture::worker::Judge;
 use tapfleet::capture::{self, Batch, Engine, EngineKind, Taken, What, filter};
 use tapfleet::record::facts::{Kind, WindowFacts};
 use tapfleet::record::segment::{Entry, Segment};
-use tapfleet::record::{Chunk, Facts, Precision, Room, SegmentNumber, Spool, Stamp};
+use tapfleet::record::{Chunk, Facts, Precision, Room, SegmentNumber, Spool, Stamp, WRITE_BYTES};
 use tapfleet::wire::{Origin, Rules};
 
 use crate::cli::Decap;
@@ -194,7 +194,7 @@ impl Spool for Output {
     fn append(&mut self, _: SegmentNumber, chunk: Chunk) {
         let Chunk { mut bytes, .. } = chunk;
         if self.failed.is_none() {
-            self.failed = self.file.write_all(&bytes).err();
+            self.failed = bytes.chunks(WRITE_BYTES).find_map(|piece| self.file.write_all(piece).err());
         }
         bytes.clear();
         self.buffers.push(bytes);

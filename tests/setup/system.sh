@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the system packages that building, testing and the demo use, on Debian and Ubuntu. Quick and silent when nothing is missing.
-# With the argument `package`, also what making packages takes; with `image`, what the tests of packages and of the machine image take.
+# With `package`, also what making packages takes; with `image`, what the tests of packages and of the machine image take; with `bench`,
+# what the benchmark runs beside the agent.
 set -euo pipefail
 
 # package | how to see that it is there
@@ -23,6 +24,11 @@ shellcheck      | command -v shellcheck
 '
 for more in "$@"; do
   case $more in
+  bench) needs+='
+netsniff-ng     | command -v netsniff-ng
+rclone          | command -v rclone
+valgrind        | command -v valgrind
+' ;;
   package) needs+='
 flex            | command -v flex
 bison           | command -v bison

@@ -2,6 +2,7 @@
 #![allow(clippy::panic, clippy::print_stdout)]
 
 pub mod agent;
+pub mod bench;
 pub mod captures;
 pub mod fake_aws;
 pub mod faulty_s3;

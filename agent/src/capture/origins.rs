@@ -14,6 +14,9 @@ pub const ORIGINS_MAX: usize = 16_384;
 /// Whoever makes up origins takes the places of the true ones for at most this long.
 const KEPT_NS: u64 = 10 * SECOND_NS;
 
+/// Places for origins that were seen lately. Two that meet at one place cost a look into the table each time.
+const RECENT: usize = 1024;
+
 /// What stands for all origins beyond [`ORIGINS_MAX`].
 pub const OTHER: Origin = Origin { via: Via::Other, vni: None, source: IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
 
@@ -22,8 +25,8 @@ pub const OTHER: Origin = Origin { via: Via::Other, vni: None, source: IpAddr::V
 pub struct Origins {
     numbers: HashMap<Origin, u32>,
     macs: Vec<Option<[u8; 6]>>,
-    /// Neighbouring frames mostly share their origin.
-    last: Option<(Origin, u32)>,
+    /// Those seen lately, each at the place that its numbers lead to: a frame costs a comparison, no hashing.
+    recent: Vec<Option<(Origin, u32)>>,
     /// Stamp of the frame that began the numbering anew.
     since_ns: u64,
 }
@@ -39,14 +42,14 @@ impl Origins {
         // Both keep their memory.
         self.numbers.clear();
         self.macs.clear();
-        self.last = None;
+        self.recent.clear();
         self.since_ns = time_ns;
     }
 
     /// The number of an origin; `new` hears of it the first time.
     pub fn number(&mut self, origin: Origin, mut new: impl FnMut(u32, Origin)) -> u32 {
-        if let Some((last, number)) = self.last
-            && last == origin
+        if let Some(&Some((recent, number))) = self.recent.get(place(&origin))
+            && recent == origin
         {
             return number;
         }
@@ -60,7 +63,10 @@ impl Origins {
         if number == next {
             self.macs.push(None);
         }
-        self.last = Some((origin, number));
+        self.recent.resize(RECENT, None);
+        if let Some(recent) = self.recent.get_mut(place(&origin)) {
+            *recent = Some((origin, number));
+        }
         number
     }
 
@@ -81,6 +87,15 @@ impl Origins {
             _ => Direction::Inbound,
         }
     }
+}
+
+/// Where an origin stands among the recent ones. VNIs and addresses are mostly dealt out one after the other, so their low bits differ.
+fn place(origin: &Origin) -> usize {
+    let source = match origin.source {
+        IpAddr::V4(source) => source.to_bits(),
+        IpAddr::V6(source) => source.to_bits() as u32,
+    };
+    (origin.vni.unwrap_or_default() ^ source.rotate_left(6)) as usize % RECENT
 }
 
 /// The Ethernet source of a frame and its IP source, if it has one behind at most two VLAN tags.

@@ -113,6 +113,10 @@ pub enum Room {
     Stopped,
 }
 
+/// The most bytes of a file that are best given to the kernel in one call: what lies in the processor's cache is copied from there, and
+/// the page cache takes memory that it had lately. A chunk in one call costs several times as much (`make bench`, contest `decap`).
+pub const WRITE_BYTES: usize = 256 << 10;
+
 /// Where the recorder puts what it makes. Implemented by the spool; hands over memory, never waits for the network.
 pub trait Spool {
     /// Capacity of the buffers: a multiple of the page size.

@@ -184,6 +184,18 @@ impl Segment {
 
     #[inline]
     fn put<const N: usize>(&mut self, parts: &[&[u8]; N], spool: &mut impl Spool) {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        if total <= self.buffer_bytes.saturating_sub(self.buffer.len()) {
+            parts.iter().for_each(|part| self.buffer.extend_from_slice(part));
+            self.bytes += total as u64;
+            return;
+        }
+        self.put_over_the_end(parts, spool);
+    }
+
+    /// As [`Self::put`], where the chunk is full before the end of `parts`.
+    #[cold]
+    fn put_over_the_end<const N: usize>(&mut self, parts: &[&[u8]; N], spool: &mut impl Spool) {
         for mut part in parts.iter().copied() {
             let mut room = self.buffer_bytes.saturating_sub(self.buffer.len());
             while part.len() > room {

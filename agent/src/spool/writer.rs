@@ -26,7 +26,7 @@ use super::{Error, Folder, OnFull, Settings, give_way};
 use crate::host::clock::{Clock, SystemClock};
 use crate::observe::counters::{Count, Counters};
 use crate::record::facts::Index;
-use crate::record::{self, Chunk, Compression, Facts, Room, SegmentNumber, Spool};
+use crate::record::{self, Chunk, Compression, Facts, Room, SegmentNumber, Spool, WRITE_BYTES};
 
 /// Buffers between the recorder and the disk: 64 MiB, half a second at 1 Gb/s.
 const BUFFERS_MAX: usize = 64;
@@ -490,7 +490,7 @@ impl Writing {
             }
         };
         let (budget, patient, file) = (self.folder.budget(), &self.patient, &growing.data);
-        let written = patient.insist(|| match file.file.write_all_at(data, growing.bytes) {
+        let written = patient.insist(|| match write_all(&file.file, data, growing.bytes) {
             Err(cause) if budget::is_full(&cause) && !patient.gives_up() => {
                 budget.refuse();
                 Ok(false)
@@ -564,6 +564,16 @@ impl Writing {
             tracing::error!("the spool's syncing thread is gone; segments are not marked as whole until the agent is restarted");
         }
     }
+}
+
+/// Writes all of `data` at `offset`.
+fn write_all(file: &File, data: &[u8], offset: u64) -> std::io::Result<()> {
+    let mut at = offset;
+    for piece in data.chunks(WRITE_BYTES) {
+        file.write_all_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// What makes data durable: the kernel, or a test's idea of one that fails.

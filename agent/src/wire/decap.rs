@@ -8,7 +8,7 @@ use super::cursor::Cursor;
 use super::ip::{self, Version};
 use super::origin::{Origin, Via};
 use super::reason::{Drop, Ignored};
-use super::{ethernet, geneve, udp, vxlan};
+use super::{ethernet, geneve, template, udp, vxlan};
 
 /// What to do with packets that the load balancer carries inline (no mirrored Ethernet frame inside).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +98,14 @@ pub enum Outcome<'a> {
 #[inline]
 #[must_use]
 pub fn decap<'a>(frame: &'a [u8], rules: &Rules) -> Outcome<'a> {
+    match template::aws(frame, rules) {
+        Some((cursor, origin)) => Outcome::Inner(self::frame(cursor, origin, Notes::default())),
+        None => by_headers(frame, rules),
+    }
+}
+
+/// As [`decap`], header by header.
+fn by_headers<'a>(frame: &'a [u8], rules: &Rules) -> Outcome<'a> {
     match outer(Cursor::new(frame), rules) {
         Ok(inner) => Outcome::Inner(inner),
         Err(Stop::NotOurs(reason)) => Outcome::NotOurs(reason),
@@ -275,5 +283,44 @@ fn tunnel_ip_fault(fault: ip::Fault) -> Drop {
         ip::Fault::Version => Drop::TunnelIpVersion,
         ip::Fault::Header => Drop::TunnelIpHeader,
         ip::Fault::Length { .. } => Drop::TunnelIpLength,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn the_layout_as_a_whole_and_header_by_header_give_the_same_answer_for_every_input(
+            rest in prop::collection::vec(any::<u8>(), 118),
+            inner in prop::collection::vec(any::<u8>(), 0..80),
+            ip_inside in any::<bool>(),
+            ports in prop::sample::select(vec![(6081, 4789), (4789, 6081), (4789, 4789), (0, 0)]),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 0..3),
+            cut in prop::option::weighted(0.2, 0usize..200),
+            padding in prop::option::weighted(0.2, 1usize..20),
+        ) {
+            let rules = Rules { geneve_port: ports.0, vxlan_port: ports.1, inline: Inline::Ignore };
+            let mut inner = inner;
+            if ip_inside && inner.len() > 18 {
+                inner[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+            }
+            let Ok(rest) = <&[u8; 118]>::try_from(&rest[..]) else { unreachable!() };
+            let mut frame = template::tests::built(&inner, rest, &rules);
+            prop_assert_eq!(template::aws(&frame, &rules).is_some(), !inner.is_empty(), "what is meant to be the layout");
+            let delicate = template::tests::delicate();
+            for (index, value, at_a_delicate_place) in changes {
+                let at = if at_a_delicate_place { delicate[index.index(delicate.len())] } else { index.index(frame.len()) };
+                frame[at] = value;
+            }
+            frame.truncate(cut.unwrap_or(usize::MAX));
+            frame.extend(std::iter::repeat_n(0, padding.unwrap_or(0)));
+            prop_assert_eq!(decap(&frame, &rules), by_headers(&frame, &rules));
+        }
     }
 }

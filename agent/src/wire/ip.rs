@@ -111,7 +111,7 @@ const fn is_open(length: usize, present: usize) -> bool {
     length == 0 && present > LENGTH_MAX
 }
 
-mod v4 {
+pub(super) mod v4 {
     use super::{Cursor, Fault, Header, IpAddr, Ipv4Addr, WORD, is_open};
 
     pub const VERSION: u8 = 4;
@@ -122,7 +122,7 @@ mod v4 {
     pub const TOTAL_LENGTH: usize = 2;
     const FLAGS_OFFSET: usize = 6;
     const PROTOCOL: usize = 9;
-    const SOURCE: usize = 12;
+    pub const SOURCE: usize = 12;
 
     const IHL_MASK: u8 = 0x0f;
     /// More fragments, or a fragment offset; neither of the reserved and the do-not-fragment flag.

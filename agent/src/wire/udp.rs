@@ -8,8 +8,8 @@ use super::cursor::Cursor;
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 8;
 
-const DESTINATION: usize = 2;
-const LENGTH: usize = 4;
+pub(super) const DESTINATION: usize = 2;
+pub(super) const LENGTH: usize = 4;
 
 /// What a header said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

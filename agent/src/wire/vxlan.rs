@@ -20,7 +20,7 @@ use super::reason::Drop;
 pub const HEADER_LEN: usize = 8;
 
 const FLAGS: usize = 0;
-const VNI: usize = 4;
+pub(super) const VNI: usize = 4;
 
 /// The VNI is valid.
 const I_FLAG: u8 = 0x08;

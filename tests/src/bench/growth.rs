@@ -1,0 +1,61 @@
+//! Contest 5: what it costs to have more of everything: threads, origins. (Segment sizes: the contest of readable objects.)
+
+use super::cage::Cage;
+use super::capture::RING_MIB;
+use super::contestants::{NO_S3, agent_settings, start_agent_by};
+use super::report::{Column, Contest, Figure, Verdict};
+use super::traffic::{Mix, ORIGINS, send};
+use super::{Bench, median, tell};
+use crate::agent::program;
+use crate::netns::Pair;
+
+const COLUMNS: &[Column] =
+    &[Column::new("processor, ns/frame", 0), Column::new("resident memory beyond the rings, MiB", 0), Column::new("lost, % of sent", 3)];
+
+/// What grows: a name, capture threads, origins.
+const STEPS: [(&str, usize, usize); 5] =
+    [("1 origin", 1, 1), ("16 origins", 1, ORIGINS), ("1,000 origins", 1, 1000), ("1 thread", 1, ORIGINS), ("2 threads", 2, ORIGINS)];
+
+/// Runs it.
+#[must_use]
+pub fn run(bench: &Bench) -> Contest {
+    let (mut figures, mut verdicts) = (Vec::new(), Vec::new());
+    for (name, threads, origins) in STEPS {
+        let group = if name.ends_with('s') && name.contains("origin") || origins == 1 { "origins" } else { "threads" };
+        let frames = Mix::Imix.frames(origins);
+        let mut turns: [Vec<f64>; 3] = Default::default();
+        for _ in 0..bench.pick(1, 3) {
+            if bench.goes_on() {
+                tell(&format!("growth, {name}"));
+                let turn = take_turn(bench, &frames, threads);
+                turns.iter_mut().zip(turn).for_each(|(turns, value)| turns.push(value));
+            }
+        }
+        let values = turns.map(median);
+        figures.push(Figure::new(group, name, &values));
+        verdicts.push(Verdict::at_most(
+            format!("resident memory beyond the rings, {name}"),
+            values.get(1).copied().unwrap_or(f64::NAN),
+            128.0,
+            " MiB",
+        ));
+    }
+    let notes = vec!["IMIX, capture to the spool. With two threads the agent has both processors, one of which is the sender's.".into()];
+    Contest { name: "growth", title: "Cost of growth".into(), notes, columns: COLUMNS, figures, verdicts }
+}
+
+fn take_turn(bench: &Bench, frames: &[Vec<u8>], threads: usize) -> [f64; 3] {
+    let (pair, cage, folder) = (Pair::new(), Cage::new(), bench.fresh_folder());
+    let settings = agent_settings(NO_S3, &folder, RING_MIB / 2).set("capture.threads", threads);
+    let processors = if threads == 1 { "1" } else { "0,1" };
+    let command = cage.command_on(processors, Some(pair.tap.name()), &program("tapfleetd").display().to_string());
+    let mut running = start_agent_by(command, &folder, &settings);
+    let before = cage.seconds();
+    let sent = send(&pair, frames, bench.pick(300_000, 1_200_000), None);
+    running.settle(&cage);
+    let memory = cage.memory().saturating_sub((threads as u64 * (RING_MIB / 2)) << 20) as f64 / f64::from(1 << 20);
+    running.stop();
+    let kept = running.kept();
+    let lost = 100.0 * sent.frames.saturating_sub(kept) as f64 / sent.frames as f64;
+    [(cage.seconds() - before) / kept as f64 * 1e9, memory, lost]
+}
