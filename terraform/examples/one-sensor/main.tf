@@ -51,11 +51,18 @@ resource "aws_instance" "sensor" {
   instance_type = var.sensor_instance_type
   subnet_id     = module.sources.subnet_ids[local._zone]
   ebs_optimized = true
-  tags          = { Name = "${var.name}-sensor" }
+  # The template's tags, too: what the template gives and this does not name would be taken away by the next apply.
+  tags = { Name = "${var.name}-sensor", "tapfleet:hub" = var.name }
 
+  # By number: new settings are a new version, and that a new sensor, in the same apply.
   launch_template {
     id      = module.hub.agent.launch_template_id
-    version = "$Default"
+    version = module.hub.agent.launch_template_version
+  }
+
+  # The provider takes the digest of the template's user data for user data, and would write it in its place at each apply.
+  lifecycle {
+    ignore_changes = [user_data]
   }
 }
 

@@ -29,12 +29,13 @@ output "subnet_ids" {
 }
 
 output "agent" {
-  description = "What an instance needs to be an agent: role, launch template (image, disks, role, settings), security group; and the text of its settings."
+  description = "What an instance needs to be an agent: role, launch template (image, disks, role, settings) and its version, security group; and the text of its settings."
   value = {
-    role_arn           = aws_iam_role.agent.arn
-    security_group_id  = aws_security_group.agents.id
-    launch_template_id = aws_launch_template.agent.id
-    settings           = module.user_data.settings
+    role_arn                = aws_iam_role.agent.arn
+    security_group_id       = aws_security_group.agents.id
+    launch_template_id      = aws_launch_template.agent.id
+    launch_template_version = aws_launch_template.agent.latest_version
+    settings                = module.user_data.settings
   }
 
   depends_on = [aws_iam_role_policy.agent, aws_s3_bucket_policy.captures]

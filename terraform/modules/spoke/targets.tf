@@ -17,6 +17,11 @@ resource "aws_ec2_traffic_mirror_target" "endpoint" {
   description                       = "${var.name}: load balancer endpoint of ${each.key}"
   gateway_load_balancer_endpoint_id = each.value.id
   tags                              = merge(local._tags, { Name = "${var.name}-${each.key}" })
+
+  # One that a session uses cannot be deleted: first the sessions move to the new one.
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 resource "aws_ec2_traffic_mirror_target" "direct" {
@@ -26,6 +31,11 @@ resource "aws_ec2_traffic_mirror_target" "direct" {
   network_interface_id      = var.direct_target.network_interface_id
   network_load_balancer_arn = one(aws_lb.vxlan[*].arn)
   tags                      = merge(local._tags, { Name = var.name })
+
+  # As above.
+  lifecycle {
+    create_before_destroy = true
+  }
 
   depends_on = [aws_lb_listener.vxlan]
 }
