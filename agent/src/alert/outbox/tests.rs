@@ -71,7 +71,7 @@ fn a_mail_that_is_filed_again_because_the_first_filing_failed_half_way_is_filed_
     outbox.open().unwrap().file(state(&["a"]), mails.clone()).unwrap_err();
     fs::remove_dir_all(&obstacle).unwrap();
     for _ in 0..3 {
-        let more = vec![mails.clone(), vec![mail("b", Kind::Begin)]].concat();
+        let more = [mails.clone(), vec![mail("b", Kind::Begin)]].concat();
         assert_eq!(outbox.open().unwrap().file(state(&["a"]), more).unwrap().len(), 1, "only the new one");
     }
     assert_eq!(subjects(&outbox), ["begin a", "repeat a", "begin b", "begin b", "begin b"]);
