@@ -10,7 +10,7 @@ folder=$cache/libpcap
 mkdir -p "$cache"
 exec 9>"$cache/libpcap.lock"
 flock 9
-if [ -f "$folder/libpcap.a" ] && [ "$folder/libpcap.a" -nt packaging/libpcap.sh ]; then
+if cmp -s packaging/libpcap.sh "$folder/made-by"; then
   echo "$folder"
   exit 0
 fi
@@ -61,7 +61,7 @@ source=$(find "$work" -maxdepth 1 -type d -name 'libpcap-*')
 }
 rm -rf "$folder"
 mkdir "$folder"
-cp "$source/VERSION" "$folder/"
-# Last: it is the sign that all is there.
-cp "$source/libpcap.a" "$folder/"
+cp "$source/VERSION" "$source/libpcap.a" "$folder/"
+# Last: it is the sign that all is there, made as it is made now.
+cp packaging/libpcap.sh "$folder/made-by"
 echo "$folder"

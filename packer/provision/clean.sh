@@ -30,12 +30,15 @@ rm -rf /var/lib/cloud/*
 : >/etc/machine-id
 [ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
 rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret /var/lib/dhcp/* /var/lib/dhclient/*
-rm -rf /var/lib/NetworkManager/* /var/lib/amazon/ssm/* /var/lib/chrony/*
+rm -rf /var/lib/NetworkManager/* /var/lib/chrony/*
 
-# Logs last, and nobody writes on: the journal stays in memory from here.
-systemctl --quiet stop rsyslog.service syslog.socket 2>/dev/null || true
+# Logs last, and nobody writes on: the journal stays in memory from here. (auditd refuses to be stopped, not to be ended.)
+for unit in rsyslog.service syslog.socket amazon-ssm-agent.service snap.amazon-ssm-agent.amazon-ssm-agent.service; do
+  systemctl --quiet stop "$unit" 2>/dev/null || true
+done
+systemctl kill auditd.service 2>/dev/null || true
 journalctl --relinquish-var
-rm -rf /var/log/journal/*
+rm -rf /var/log/journal/* /var/lib/amazon/ssm/*
 find /var/log -type f -exec truncate --size=0 {} +
 
 rm -rf /var/tmp/tapfleet

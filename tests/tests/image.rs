@@ -16,7 +16,7 @@ use tapfleet_tests::captures::records;
 use tapfleet_tests::filesystem::{Disk, Mount};
 use tapfleet_tests::localstack::{CREDENTIALS, REGION, client, make_bucket};
 use tapfleet_tests::machine::{Machine, UNIT, root_folder};
-use tapfleet_tests::mailbox::{Mailbox, Passage};
+use tapfleet_tests::mailbox::Mailbox;
 use tapfleet_tests::moto::Moto;
 use tapfleet_tests::netns::TAP;
 use tapfleet_tests::package::{Packages, root, run, try_run};
@@ -67,6 +67,8 @@ fn packer_takes_the_template_for_every_system_and_processor_and_refuses_others_w
         let words = said(&output).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains(sentence), "{name} = {value}: {words}");
     }
+    let formatted = try_run("packer", &["fmt", "-check", root().join("packer").to_str().unwrap()]);
+    assert!(formatted.status.success(), "run 'packer fmt packer': {}", said(&formatted));
     println!("left out for {}: {TOO_NEW_FILE}, {TOO_NEW:?}", run("packer", &["version"]).trim());
 }
 
@@ -146,13 +148,16 @@ fn an_instance_of_the_image_starts_by_its_user_data_captures_and_what_s3_has_not
     let first = traffic.stop();
     machine.wait_for("the packets are in S3", Duration::from_secs(60), |_| stored(&mailbox).len() as u64 >= first);
 
-    // Without it they wait on the volume, and go with it where the machine ends.
-    mailbox.door.set(Passage::Shut);
-    let traffic = Traffic::start(&machine);
+    // Stopped and started, it has its volume and its agent again by itself. Its new network has no S3: packets wait on the volume.
+    machine.power_off();
+    let mut again = Machine::of(image.at(), &[&bind]);
+    again.wait_for("the agent is back", Duration::from_secs(60), |again| again.property("ActiveState") == "active");
+    assert_eq!(again.run("findmnt", &["--noheadings", "--output", "SOURCE", "/var/lib/tapfleet"]).trim(), disk.device());
+    let traffic = Traffic::start(&again);
     std::thread::sleep(Duration::from_millis(500));
     let second = traffic.stop();
     std::thread::sleep(Duration::from_secs(2));
-    machine.power_off();
+    again.power_off();
     assert!((stored(&mailbox).len() as u64) < first + second);
 
     let rescued = disk.mount(&folder.path().join("rescued"));

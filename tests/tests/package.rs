@@ -306,15 +306,33 @@ esac
 
 #[test]
 fn every_kernel_setting_is_one_that_the_kernel_has() {
-    let text = fs::read_to_string(root().join("packaging/rootfs/usr/lib/sysctl.d/60-tapfleet.conf")).unwrap();
-    let settings: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    assert!(settings.len() > 2, "{text}");
-    for line in settings {
-        let (name, value) = line.split_once(" = ").unwrap_or_else(|| panic!("'{line}' is no setting"));
-        let now = fs::read_to_string(Path::new("/proc/sys").join(name.replace('.', "/"))).unwrap_or_else(|cause| panic!("{name}: {cause}"));
-        let number = |text: &str| text.trim().parse::<u64>().unwrap_or_else(|cause| panic!("{name}: '{text}': {cause}"));
-        number(&now);
-        number(value);
+    for file in ["packaging/rootfs/usr/lib/sysctl.d/60-tapfleet.conf", "packer/rootfs/etc/sysctl.d/60-tapfleet-image.conf"] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let settings: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        assert!(!settings.is_empty(), "{file}:\n{text}");
+        for line in settings {
+            let (name, value) = line.split_once(" = ").unwrap_or_else(|| panic!("{file}: '{line}' is no setting"));
+            let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+            let now = fs::read_to_string(&path).unwrap_or_else(|cause| panic!("{file}: {}: {cause}", path.display()));
+            assert_eq!(now.trim().parse::<u64>().is_ok(), value.parse::<u64>().is_ok(), "{file}: {name} is '{}' here", now.trim());
+        }
+    }
+}
+
+#[test]
+fn a_source_archive_without_git_says_which_commit_it_is_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("source.tar.gz");
+    let root = root();
+    run("git", &["-C", root.to_str().unwrap(), "archive", "--prefix=tapfleet/", "--output", archive.to_str().unwrap(), "HEAD"]);
+    run("tar", &["-xzf", archive.to_str().unwrap(), "-C", folder.path().to_str().unwrap()]);
+    let version = run(folder.path().join("tapfleet/packaging/version.sh").to_str().unwrap(), &[]);
+    // What is not committed is in no archive.
+    assert_eq!(version.replace(".dirty", ""), run(root.join("packaging/version.sh").to_str().unwrap(), &[]).replace(".dirty", ""));
+    assert!(!version.contains(".dirty"), "{version}");
+    // All that a builder needs is there.
+    for file in ["packaging/package.sh", "packaging/nfpm.yaml", "Cargo.lock", "systemd/tapfleetd.service", "LICENSE"] {
+        assert!(folder.path().join("tapfleet").join(file).is_file(), "{file}");
     }
 }
 
