@@ -1,8 +1,11 @@
 //! Contest 5: what it costs to have more of everything: threads, origins. (Segment sizes: the contest of readable objects.)
 
+use std::thread;
+use std::time::Duration;
+
 use super::cage::Cage;
 use super::capture::RING_MIB;
-use super::contestants::{NO_S3, agent_settings, start_agent_by};
+use super::contestants::{NO_S3, agent_settings, start_agent, start_agent_by};
 use super::report::{Column, Contest, Figure, Verdict};
 use super::traffic::{Mix, ORIGINS, send};
 use super::{Bench, median, tell};
@@ -58,4 +61,22 @@ fn take_turn(bench: &Bench, frames: &[Vec<u8>], threads: usize) -> [f64; 3] {
     let kept = running.kept();
     let lost = 100.0 * sent.frames.saturating_sub(kept) as f64 / sent.frames as f64;
     [(cage.seconds() - before) / kept as f64 * 1e9, memory, lost]
+}
+
+const IDLE: &[Column] = &[Column::new("processor, % of one core", 2)];
+
+/// What the agent takes when nothing comes.
+#[must_use]
+pub fn idle(bench: &Bench) -> Contest {
+    let (pair, cage, folder) = (Pair::new(), Cage::new(), bench.fresh_folder());
+    let mut running = start_agent(&pair, &cage, &folder, &agent_settings(NO_S3, &folder, RING_MIB));
+    let time = Duration::from_secs(bench.pick(5, 30));
+    tell(&format!("idle, {} s", time.as_secs()));
+    let before = cage.seconds();
+    thread::sleep(time);
+    let share = 100.0 * (cage.seconds() - before) / time.as_secs_f64();
+    running.stop();
+    let figures = vec![Figure::new("no traffic", "tapfleetd", &[share])];
+    let verdicts = vec![Verdict::at_most("processor time without traffic", share, 0.5, " %")];
+    Contest { name: "idle", title: "Idle".into(), notes: vec!["Default settings.".into()], columns: IDLE, figures, verdicts }
 }

@@ -29,6 +29,7 @@ const CONTESTS: &[(&str, Hold)] = &[
     ("readable", bucket::readable),
     ("rotation", rotation::run),
     ("growth", growth::run),
+    ("idle", growth::idle),
     ("load", load::run),
 ];
 
