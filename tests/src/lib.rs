@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod captures;
+pub mod emulator;
 pub mod fake_aws;
 pub mod faulty_s3;
 pub mod filesystem;
@@ -14,3 +15,4 @@ pub mod netns;
 pub mod packet;
 pub mod segments;
 pub mod storm;
+pub mod terraform;

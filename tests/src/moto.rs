@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,18 @@ use serde_json::Value;
 use crate::localstack::Tethered;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Installs moto if need be; gives the python that runs it, and boto3.
+///
+/// # Panics
+/// When it cannot be installed; the message says what is missing.
+#[must_use]
+pub fn python() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/moto.sh");
+    let output = Command::new(&script).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "'{}' failed and says above what is missing: the tests cannot run without moto", script.display());
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
 
 /// A running moto.
 #[derive(Debug)]
@@ -30,14 +42,11 @@ impl Moto {
     /// When it cannot be installed or does not come up; the message says what is missing.
     #[must_use]
     pub fn start() -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/moto.sh");
-        let output = Command::new(&script).stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "'{}' failed and says above what is missing: the tests cannot run without moto", script.display());
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = Tethered::command(None, dir.path());
-        command.arg(String::from_utf8(output.stdout).unwrap().trim()).args(["-m", "moto.server", "-H", "127.0.0.1", "-p"]);
+        command.arg(python()).args(["-m", "moto.server", "-H", "127.0.0.1", "-p"]);
         command.arg(port.to_string()).env("TMPDIR", dir.path()).env_remove("AWS_ENDPOINT_URL");
         let moto = Self { _program: Tethered::spawn(command, log), port, dir };
         let begun = Instant::now();
