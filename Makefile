@@ -44,6 +44,8 @@ lint: system tools  ## format, clippy, licences and bans of dependencies, script
 	shellcheck .ci/run tests/*.sh tests/setup/*.sh terraform/modules/*/*.sh.tftpl packaging/*.sh packaging/scripts/* packer/*.sh packer/provision/*
 	shellcheck packaging/rootfs/usr/lib/tapfleet/nic
 	@"$$(tests/setup/terraform.sh)" -chdir=terraform fmt -check -recursive
+	@"$$(tests/setup/ruff.sh)" check --quiet --no-cache tests
+	@"$$(tests/setup/ruff.sh)" format --quiet --check --no-cache tests
 
 fuzz: system tools  ## any bytes into the decoder, for a minute
 	$(TOOLS) RUSTC_BOOTSTRAP=1 cargo fuzz run decap -- -max_total_time=60

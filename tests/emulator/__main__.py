@@ -4,11 +4,11 @@ import argparse
 
 from werkzeug.serving import run_simple
 
-from . import accounts, call_log, endpoints, fleet, instances, load_balancing, security_groups, topics, traffic_mirroring, workflows
+from . import accounts, call_log, endpoints, fleet, images, instances, load_balancing, security_groups, topics, traffic_mirroring, workflows
 from .door import Door, RequestHandler
 from .s3 import S3
 
-CORRECTIONS = (accounts, endpoints, fleet, instances, load_balancing, security_groups, topics, traffic_mirroring, workflows)
+CORRECTIONS = (accounts, endpoints, fleet, images, instances, load_balancing, security_groups, topics, traffic_mirroring, workflows)
 
 
 def main() -> None:

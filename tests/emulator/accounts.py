@@ -25,11 +25,10 @@ def account_of(access_key: str) -> str:
     raise refuse("InvalidClientTokenId", "The security token included in the request is invalid.")
 
 
-
 @corrects(TokenResponse)
 def assume_role(original: Any, request: Any) -> Any:
     arn = request._get_param("RoleArn")
-    _, partition, _, _, account, name = arn.split(":", 5)
+    _, partition, _, _, account, _ = arn.split(":", 5)
     roles = iam_backends[account][partition].roles.values()
     if not any(role.arn == arn for role in roles):
         caller = f"arn:{partition}:iam::{request.current_account}:root"

@@ -12,8 +12,10 @@ from .corrections import corrects
 
 @dataclass
 class Call:
-    """One call. `service` is its prefix in IAM policies, `error` the code of the answer where it is one."""
+    """One call. `service` is its prefix in IAM policies, `error` the code of the answer where it is one, `agent` how the caller's
+    program calls itself, in a word (APN/1.0: Terraform's provider)."""
 
+    agent: str = ""
     account: str = ""
     region: str = ""
     service: str = ""
@@ -39,9 +41,9 @@ class CallLog:
 _current = threading.local()
 
 
-def begin(region: str, service: str) -> Call:
+def begin(agent: str, region: str, service: str) -> Call:
     """The call that this thread answers from now on."""
-    _current.call = Call(region=region, service=service)
+    _current.call = Call(agent=agent, region=region, service=service)
     return _current.call
 
 

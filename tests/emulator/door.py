@@ -66,7 +66,9 @@ class Door:
             start_response(line, headers)
             return [body]
         key, region, service = scope.groups()
-        call = call_log.begin(region, IAM_PREFIX.get(service, service))
+        environ["emulator.service"] = service
+        agent = environ.get("HTTP_USER_AGENT", "").partition(" ")[0]
+        call = call_log.begin(agent, region, IAM_PREFIX.get(service, service))
         try:
             call.account = accounts.account_of(key)
             status, headers, body = self._s3.answer(environ, key, call) if service == "s3" else self._answer(environ, call)
@@ -77,7 +79,7 @@ class Door:
             call.error = (code[1] or code[2]).decode()
         self._calls.write(call)
         start_response(status, headers)
-        return [body]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _answer(self, environ: dict[str, Any], call: Call) -> Answer:
         environ["HTTP_X_MOTO_ACCOUNT_ID"] = call.account
@@ -97,10 +99,10 @@ class Door:
 
 
 def error(environ: dict[str, Any], status: int, code: str, message: str) -> Answer:
-    """An error in the words of the request's protocol: JSON, EC2's XML, everybody else's XML."""
+    """An error in the words of the request's protocol: JSON, S3's XML, everybody else's XML."""
     if "json" in environ.get("CONTENT_TYPE", ""):
         body = json.dumps({"__type": code, "message": message})
         return f"{status} ERROR", [("Content-Type", "application/x-amz-json-1.0"), ("x-amzn-errortype", code)], body.encode()
     told = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
-    body = f"<Response><Errors>{told}</Errors>{told}<RequestID>emulator</RequestID></Response>"
+    body = told if environ.get("emulator.service") == "s3" else f"<Response><Errors>{told}</Errors>{told}</Response>"
     return f"{status} ERROR", [("Content-Type", "text/xml")], body.encode()

@@ -10,7 +10,6 @@ from typing import Any
 
 from moto.autoscaling.models import AutoScalingBackend, FakeScalingPolicy, LifecycleHook
 from moto.autoscaling.responses import AutoScalingResponse
-from moto.core.responses import ActionResult
 from moto.core.types import Base64EncodedString
 from moto.core.utils import utcnow
 from moto.ec2.models.launch_templates import LaunchTemplate
@@ -44,7 +43,7 @@ def _tags(template: LaunchTemplate) -> list[dict[str, str]]:
 
 
 # moto keeps those of the creation.
-LaunchTemplate.tags = property(_tags, lambda template, value: None)
+LaunchTemplate.tags = property(_tags, lambda *_: None)
 
 
 @corrects(AutoScalingResponse)

@@ -1,14 +1,17 @@
 """What an instance takes from its image, its launch template and its interface, where moto forgets it.
 
 EC2 API Reference RunInstances: a disk without a size is as large as the image's; what the request does not say the launch template does
-(moto: not the role, the metadata options, the monitoring, the tags of volumes). DescribeInstances: in a VPC the groups are those of the first interface.
+(moto: not the role, the metadata options, the monitoring, the tags of volumes). DescribeInstances: in a VPC the groups are those of the
+first interface. TerminateInstances: an interface that was made with the instance goes with it.
 """
 
 from typing import Any
 
+from moto.core.types import Base64EncodedString
 from moto.ec2.models.instances import Instance, InstanceBackend
+from moto.ec2.responses import instances as responses
 from moto.ec2.responses.instances import InstanceResponse
-from moto.ec2.utils import convert_tag_spec
+from moto.ec2.utils import convert_tag_spec, parse_user_data
 
 from .corrections import corrects
 
@@ -25,6 +28,14 @@ def _with_size(mapping: dict[str, Any]) -> None:
 
 
 InstanceResponse._validate_block_device_mapping = staticmethod(_with_size)
+
+
+def _read_user_data(value: Any) -> Any:
+    # ModifyInstanceAttribute has a blob, which its parser has decoded; RunInstances has a text, which nobody has.
+    return Base64EncodedString.from_raw_bytes(value) if isinstance(value, bytes) else parse_user_data(value)
+
+
+responses.parse_user_data = _read_user_data
 
 
 @corrects(InstanceBackend)
@@ -60,3 +71,13 @@ def _set_groups(instance: Instance, groups: list[Any]) -> None:
 
 
 Instance.security_groups = property(_groups, _set_groups)
+
+
+@corrects(Instance)
+def terminate(original: Any, instance: Instance, *arguments: Any, **named: Any) -> Any:
+    # InstanceNetworkInterfaceSpecification: what is made with the instance goes with it, unless it is told otherwise.
+    made = [nic for nic in instance.nics.values() if nic.description == "Primary network interface"]
+    answer = original(instance, *arguments, **named)
+    for nic in made:
+        instance.ec2_backend.enis.pop(nic.id, None)
+    return answer

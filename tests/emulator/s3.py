@@ -1,5 +1,8 @@
 """S3 is not moto's, whose checksums, part lists and conditional writes differ from AWS's, but one that checks them: every request
 goes on as it came, but for the access key, which becomes the account it stands for: by that LocalStack tells the owner of a bucket.
+
+LocalStack lets every account into every bucket. S3 User Guide "Verifying bucket ownership": `x-amz-expected-bucket-owner` is held
+against the owner; no other account comes in without a policy that lets it, and the modules write none that does.
 """
 
 import http.client
@@ -11,6 +14,7 @@ from moto.core.routing import get_service_router
 from werkzeug.exceptions import NotFound
 
 from .call_log import Call
+from .corrections import refuse
 
 # Status line, headers, body.
 Answer = tuple[str, list[tuple[str, str]], bytes]
@@ -26,9 +30,15 @@ class S3:
         parts = urlsplit(url)
         assert parts.scheme == "http" and parts.hostname and parts.port, f"--s3 must be http://HOST:PORT, not {url}"
         self._address = (parts.hostname, parts.port)
+        self._owners: dict[str, str] = {}
 
     def answer(self, environ: dict[str, Any], key: str, call: Call) -> Answer:
         call.action = operation(environ)
+        bucket = environ["PATH_INFO"].split("/")[1]
+        owner = self._owners.get(bucket)
+        expected = environ.get("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER", owner)
+        if owner is not None and (owner != call.account or owner != expected):
+            raise refuse("AccessDenied", f"'{bucket}' is not a bucket of {call.account}, or not of {expected}")
         headers = {name: value for name, value in environ["emulator.headers"] if name.lower() not in HOP_BY_HOP}
         authorization = next(name for name in headers if name.lower() == "authorization")
         headers[authorization] = headers[authorization].replace(f"Credential={key}/", f"Credential={call.account}/", 1)
@@ -42,6 +52,10 @@ class S3:
             said = reply.read()
         finally:
             connection.close()
+        if reply.status == 200 and call.action == "CreateBucket":
+            self._owners[bucket] = call.account
+        if reply.status == 204 and call.action == "DeleteBucket":
+            self._owners.pop(bucket, None)
         kept = [(name, value) for name, value in reply.getheaders() if name.lower() not in HOP_BY_HOP]
         return f"{reply.status} {reply.reason}", kept, said
 

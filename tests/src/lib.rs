@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod bench;
 pub mod captures;
+pub mod emulator;
 pub mod fake_aws;
 pub mod faulty_s3;
 pub mod filesystem;
@@ -17,4 +18,5 @@ pub mod package;
 pub mod packet;
 pub mod segments;
 pub mod storm;
+pub mod terraform;
 pub mod traffic;

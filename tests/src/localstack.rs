@@ -225,7 +225,7 @@ fn version() -> &'static str {
     pins.filter_map(|pin| pin.strip_prefix("localstack-core==")).next().unwrap_or("of an unknown version")
 }
 
-fn in_netns(netns: Option<&str>, program: &str) -> Command {
+pub(crate) fn in_netns(netns: Option<&str>, program: &str) -> Command {
     let Some(netns) = netns else { return Command::new(program) };
     let mut command = Command::new("ip");
     command.args(["netns", "exec", netns, program]);

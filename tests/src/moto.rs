@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,11 +23,23 @@ _, service, method, arguments = sys.argv
 print(json.dumps(getattr(boto3.client(service), method)(**json.loads(arguments)), default=str))
 ";
 
+/// Installs moto if need be; gives the python that runs it, and boto3.
+///
+/// # Panics
+/// When it cannot be installed; the message says what is missing.
+#[must_use]
+pub fn python() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/moto.sh");
+    let output = Command::new(&script).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "'{}' failed and says above what is missing: the tests cannot run without moto", script.display());
+    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+}
+
 /// A running moto.
 #[derive(Debug)]
 pub struct Moto {
     _program: Tethered,
-    python: String,
+    python: PathBuf,
     netns: Option<String>,
     port: u16,
     dir: tempfile::TempDir,
@@ -49,13 +61,10 @@ impl Moto {
     /// When it cannot be installed or does not come up; the message says what is missing.
     #[must_use]
     pub fn start_in(netns: Option<&str>, variables: &[(&str, &str)]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup/moto.sh");
-        let output = Command::new(&script).stderr(Stdio::inherit()).output().unwrap();
-        assert!(output.status.success(), "'{}' failed and says above what is missing: the tests cannot run without moto", script.display());
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
-        let python = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let python = python();
         let mut command = Tethered::command(netns, dir.path());
         command.arg(&python).args(["-m", "moto.server", "-H", "127.0.0.1", "-p"]);
         command.arg(port.to_string()).env("TMPDIR", dir.path()).env_remove("AWS_ENDPOINT_URL").envs(variables.iter().copied());
@@ -98,7 +107,7 @@ impl Moto {
             None => Command::new(&self.python),
             Some(netns) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", netns, &self.python]);
+                command.args(["netns", "exec", netns]).arg(&self.python);
                 command
             }
         };

@@ -180,7 +180,14 @@ fn a_suite_says_what_it_needs() {
     for source in sources(&["tests/tests"]) {
         let head: Vec<_> = source.text.lines().take_while(|line| line.starts_with("//!")).collect();
         let needs = head.iter().find(|line| line.starts_with("//! Needs:")).copied().unwrap_or_default();
-        for (harness, need) in [("netns::", "root"), ("machine::", "systemd-nspawn"), ("localstack::", "S3"), ("moto::", "moto")] {
+        for (harness, need) in [
+            ("netns::", "root"),
+            ("machine::", "systemd-nspawn"),
+            ("localstack::", "S3"),
+            ("moto::", "moto"),
+            ("emulator::", "moto, S3"),
+            ("terraform::", "terraform"),
+        ] {
             let uses = source.name != "tests/tests/layout.rs" && source.text.contains(harness);
             assert!(!uses || needs.contains(need), "{} uses {harness} and does not say '//! Needs: {need}'", source.name);
         }

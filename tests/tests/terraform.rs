@@ -11,6 +11,7 @@ use std::sync::{Mutex, OnceLock};
 
 use serde_json::Value;
 use tapfleet_tests::agent::program;
+use tapfleet_tests::terraform::{command, copy_to, said, setup};
 
 /// A dozen variables are what a person can keep in mind.
 const VARIABLES_MAX: usize = 12;
@@ -342,24 +343,10 @@ fn copy() -> PathBuf {
     let made = COPY.get_or_init(|| {
         let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join("terraform");
         let _ = fs::remove_dir_all(&to);
-        copy_folder(&root().join("terraform"), &to);
+        copy_to(&to);
         to
     });
     made.clone()
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let name = entry.file_name();
-        if entry.path().is_dir() {
-            if name != ".terraform" {
-                copy_folder(&entry.path(), &to.join(name));
-            }
-        } else if !name.to_str().unwrap().contains(".tfstate") && name != ".terraform.lock.hcl" {
-            fs::copy(entry.path(), to.join(name)).unwrap();
-        }
-    }
 }
 
 /// Makes a root ready, once; tests run side by side.
@@ -369,27 +356,12 @@ fn init(root: &str) {
     if done.iter().any(|one| one == root) {
         return;
     }
-    let output = terraform(&copy().join(root), &["init", "-input=false", "-no-color"]);
-    assert!(
-        output.status.success(),
-        "{root}: the provider hashicorp/aws cannot be had, neither from a mirror (TERRAFORM_MIRROR, ~/.terraform.d/plugins) nor from the registry:\n{}",
-        said(&output)
-    );
+    tapfleet_tests::terraform::init(&copy().join(root));
     done.push(root.into());
 }
 
 fn terraform(folder: &Path, arguments: &[&str]) -> Output {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| setup("terraform"));
-    Command::new(program).arg(format!("-chdir={}", folder.display())).args(arguments).output().unwrap()
-}
-
-/// Installs a tool if need be, and gives its path.
-fn setup(tool: &str) -> PathBuf {
-    let script = root().join(format!("tests/setup/{tool}.sh"));
-    let output = Command::new(&script).output().unwrap();
-    assert!(output.status.success(), "{} says what is missing:\n{}", script.display(), said(&output));
-    PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    command(None, folder, arguments).output().unwrap()
 }
 
 /// Modules and examples, by path within terraform/.
@@ -446,10 +418,6 @@ fn production(file: &str) -> String {
 
 fn strings(value: &Value) -> Vec<&str> {
     value.as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect()
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 fn root() -> PathBuf {
