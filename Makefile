@@ -21,10 +21,10 @@ test: system localstack moto  ## every suite; a table and the sums at the end
 test-quick: system  ## the suites that need neither root nor S3, in under three minutes
 	tests/run.sh quick
 
-soak: system localstack  ## load, kills, faults, outages and power losses for MINUTES (60); the promises are checked as it goes
+soak: system localstack garage  ## load, kills, faults, outages and power losses for MINUTES (60), or one ACT of them; the promises are checked as it goes
 	@cargo build --workspace --locked
 	@cargo test --workspace --locked --no-run --test sequences --test power --test faults
-	@TAPFLEET_SOAK_SECONDS=$$(($(or $(MINUTES),60) * 60)) $(CARGO_TARGET_DIR)/debug/soak
+	@TAPFLEET_SOAK_SECONDS=$$(($(or $(MINUTES),60) * 60)) TAPFLEET_SOAK_ACT='$(ACT)' $(CARGO_TARGET_DIR)/debug/soak
 
 lint: system tools  ## format, clippy, licences and bans of dependencies, scripts
 	cargo fmt --all --check
@@ -41,7 +41,7 @@ clean:       ## compiled code, tools and caches
 	cargo clean
 	rm -rf .cache
 
-.PHONY: system tools localstack moto
+.PHONY: system tools localstack moto garage
 system:
 	@tests/setup/system.sh
 tools: system
@@ -50,3 +50,5 @@ localstack: system
 	@tests/setup/localstack.sh >/dev/null
 moto: system
 	@tests/setup/moto.sh >/dev/null
+garage: system
+	@tests/setup/garage.sh >/dev/null

@@ -6,6 +6,7 @@ pub mod captures;
 pub mod fake_aws;
 pub mod faulty_s3;
 pub mod filesystem;
+pub mod garage;
 pub mod localstack;
 pub mod machine;
 pub mod mailbox;
