@@ -21,10 +21,10 @@ test: system localstack moto package system-image  ## every suite; a table and t
 test-quick: system  ## the suites that need neither root nor S3, in under three minutes
 	tests/run.sh quick
 
-soak: system localstack  ## load, kills, faults, outages and power losses for MINUTES (60); the promises are checked as it goes
+soak: system localstack garage  ## load, kills, faults, outages and power losses for MINUTES (60), or one ACT of them; the promises are checked as it goes
 	@cargo build --workspace --locked
 	@cargo test --workspace --locked --no-run --test sequences --test power --test faults
-	@TAPFLEET_SOAK_SECONDS=$$(($(or $(MINUTES),60) * 60)) $(CARGO_TARGET_DIR)/debug/soak
+	@TAPFLEET_SOAK_SECONDS=$$(($(or $(MINUTES),60) * 60)) TAPFLEET_SOAK_ACT='$(ACT)' $(CARGO_TARGET_DIR)/debug/soak
 
 bench: system  ## the agent and its peers on the same traffic, in one run: tables, tests/bench/RESULTS.md; BENCH="--quick --only capture"
 	@aws=$$(tests/setup/bench.sh) && cargo build --release --workspace --locked --bin tapfleetd --bin tapfleet --bin bench && \
@@ -54,7 +54,7 @@ clean:       ## compiled code, tools and caches
 	cargo clean
 	rm -rf .cache
 
-.PHONY: system system-package system-image tools localstack moto
+.PHONY: system system-package system-image tools localstack moto garage
 system:
 	@tests/setup/system.sh
 system-package:
@@ -68,3 +68,5 @@ localstack: system
 	@tests/setup/localstack.sh >/dev/null
 moto: system
 	@tests/setup/moto.sh >/dev/null
+garage: system
+	@tests/setup/garage.sh >/dev/null

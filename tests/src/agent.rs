@@ -120,6 +120,7 @@ pub struct Agent {
     netns: Option<String>,
     listen: String,
     config: PathBuf,
+    variables: BTreeMap<String, String>,
     log: PathBuf,
     /// Where it tells what a service manager would hear.
     notices: UnixDatagram,
@@ -169,7 +170,7 @@ impl Agent {
         command.stdout(file.try_clone().unwrap()).stderr(file);
         let child = command.spawn().unwrap_or_else(|cause| panic!("cannot start tapfleetd: {cause}"));
         let listen = settings.get("health.listen").and_then(Value::as_str).unwrap_or(LISTEN).to_owned();
-        Self { child, netns: netns.map(Into::into), listen, config, log, notices, kept }
+        Self { child, netns: netns.map(Into::into), listen, config, variables: settings.1.clone(), log, notices, kept }
     }
 
     /// Starts one and waits until it captures.
@@ -284,7 +285,7 @@ impl Agent {
     pub fn upload_rest(&self) {
         // What S3 refuses again and again is tried again and again: it has to be told to stop, and then says what is left.
         let mut command = through(&["timeout", UPLOAD_REST_SECONDS], &daemon(self.netns.as_deref()));
-        let output = command.args(["spool", "upload", "--config"]).arg(&self.config).output().unwrap();
+        let output = command.args(["spool", "upload", "--config"]).arg(&self.config).envs(&self.variables).output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         assert!(output.status.success(), "tapfleetd spool upload: {}\n{}", output.status, String::from_utf8_lossy(&said));
     }

@@ -8,6 +8,7 @@ pub mod emulator;
 pub mod fake_aws;
 pub mod faulty_s3;
 pub mod filesystem;
+pub mod garage;
 pub mod limit;
 pub mod localstack;
 pub mod machine;

@@ -188,12 +188,18 @@ impl Drop for Tethered {
 /// A client of an S3 at `endpoint` that takes [`CREDENTIALS`].
 #[must_use]
 pub fn client(endpoint: &str) -> Client {
+    client_as(endpoint, (CREDENTIALS, CREDENTIALS))
+}
+
+/// A client of an S3 at `endpoint` that takes this key pair.
+#[must_use]
+pub fn client_as(endpoint: &str, (id, secret): (&str, &str)) -> Client {
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(REGION))
         .endpoint_url(endpoint)
         .force_path_style(true)
-        .credentials_provider(Credentials::new(CREDENTIALS, CREDENTIALS, None, None, "tests"));
+        .credentials_provider(Credentials::new(id, secret, None, None, "tests"));
     Client::from_conf(config.build())
 }
 

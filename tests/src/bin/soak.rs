@@ -1,8 +1,8 @@
 //! `make soak`: kills, faults, outages and power losses again and again, each round larger than the one before, for as long as told.
-//! In: `TAPFLEET_SOAK_SECONDS` (3600), `TAPFLEET_SEED` for the first round of kills. Out: a table of each act, the sums; exit code 1
-//! when a promise was broken, with the seed that broke it. Never: begins an act when the time is over; goes on after a broken promise;
-//! waits for a suite that hangs.
-//! Needs: root, S3.
+//! In: `TAPFLEET_SOAK_SECONDS` (3600), `TAPFLEET_SEED` for the first round of kills, `TAPFLEET_SOAK_ACT` (part of the names of the acts
+//! to be played, else all). Out: a table of each act, the sums; exit code 1 when a promise was broken, with the seed that broke it.
+//! Never: begins an act when the time is over; goes on after a broken promise; waits for a suite that hangs.
+//! Needs: root, S3, Garage.
 #![allow(clippy::print_stdout, clippy::panic)]
 
 use std::panic::{self, AssertUnwindSafe};
@@ -43,6 +43,7 @@ const ACTS: &[(&str, Act)] = &[
     ("kills at each point", Act::Storm(|_, size| act::at_each_point(3 * size))),
     ("kills at any moment", Act::Storm(|lot, size| act::at_any_moment(lot, 20 * size, LIFE))),
     ("kills while S3 comes and goes", Act::Storm(|lot, size| act::while_s3_comes_and_goes(lot, 10 * size, LIFE))),
+    ("kills of S3 in mid-upload", Act::Storm(act::while_s3_is_killed)),
     ("kills at default settings", Act::Storm(|lot, size| act::at_default_settings(lot, 10 * size))),
     ("random faults of S3", Act::Suite("sequences", Some(("TAPFLEET_SEQUENCES", 10_000)))),
     ("power losses", Act::Suite("power", Some(("TAPFLEET_POWER_LOSSES", 20)))),
@@ -56,7 +57,10 @@ fn main() -> ExitCode {
     let (begun, time) = (Instant::now(), Duration::from_secs(seconds));
     let mut lot = Lot::drawn();
     let mut all = Sum::default();
-    let rounds = (1..).flat_map(|round: usize| ACTS.iter().map(move |act| (round, act)));
+    let wanted = std::env::var("TAPFLEET_SOAK_ACT").unwrap_or_default();
+    let played: Vec<_> = ACTS.iter().filter(|(name, _)| name.contains(&wanted)).collect();
+    assert!(!played.is_empty(), "TAPFLEET_SOAK_ACT={wanted} is in no name of an act");
+    let rounds = (1..).flat_map(|round: usize| played.iter().map(move |act| (round, *act)));
     for (acts, (round, (name, act))) in rounds.enumerate() {
         if begun.elapsed() >= time {
             println!("soak: every promise held for {} s, in {acts} acts", begun.elapsed().as_secs());

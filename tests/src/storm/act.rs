@@ -3,13 +3,18 @@
 
 use std::time::Duration;
 
+use super::gate::{Call, When};
 use super::ledger::Sum;
 use super::point::POINTS;
 use super::traffic::{FULL, Pace, SLOW};
 use super::{Lot, Storm};
+use crate::garage::Garage;
 
 /// `spool.flush_ms` as nobody has set it.
 const FLUSH_DEFAULT: Duration = Duration::from_millis(500);
+
+/// Windows in which more than one part of 8 MiB comes at full rate.
+const WINDOW_OF_PARTS_SECONDS: u64 = 5;
 
 /// How often all points are gone through at most, for each hit that is wanted: some points are microseconds long.
 const ROUNDS_PER_HIT: usize = 30;
@@ -19,7 +24,7 @@ const ROUNDS_PER_HIT: usize = 30;
 /// # Panics
 /// When a promise is broken, or a point was not hit so often.
 pub fn at_each_point(hits: usize) -> Sum {
-    let mut storm = Storm::new(Duration::from_millis(50), SLOW);
+    let mut storm: Storm = Storm::new(Duration::from_millis(50), SLOW);
     for round in 0..hits * ROUNDS_PER_HIT {
         storm.set_pace(if round % 2 == 0 { SLOW } else { FULL });
         if !storm.kill_at_points(hits) {
@@ -38,7 +43,7 @@ pub fn at_each_point(hits: usize) -> Sum {
 /// # Panics
 /// When a promise is broken.
 pub fn at_any_moment(lot: &mut Lot, kills: usize, life: Duration) -> Sum {
-    let mut storm = Storm::new(Duration::from_millis(100), SLOW);
+    let mut storm: Storm = Storm::new(Duration::from_millis(100), SLOW);
     for (pace, name) in [(SLOW, "any moment, 10 packets/s"), (FULL, "any moment, full rate")] {
         storm.set_pace(pace);
         for _ in 0..kills / 2 {
@@ -55,7 +60,7 @@ pub fn at_any_moment(lot: &mut Lot, kills: usize, life: Duration) -> Sum {
 /// # Panics
 /// When a promise is broken.
 pub fn while_s3_comes_and_goes(lot: &mut Lot, kills: usize, life: Duration) -> Sum {
-    let mut storm = Storm::new(Duration::from_millis(100), FULL);
+    let mut storm: Storm = Storm::new(Duration::from_millis(100), FULL);
     for kill in 0..kills {
         let away = lot.below(3) > 0 && kill + 1 < kills;
         storm.set_away(away);
@@ -70,11 +75,44 @@ pub fn while_s3_comes_and_goes(lot: &mut Lot, kills: usize, life: Duration) -> S
 /// # Panics
 /// When a promise is broken, or nothing is lost at all.
 pub fn at_default_settings(lot: &mut Lot, kills: usize) -> Sum {
-    let mut storm = Storm::new(FLUSH_DEFAULT, Pace { burst: 10, every: Duration::from_millis(5) });
+    let mut storm: Storm = Storm::new(FLUSH_DEFAULT, Pace { burst: 10, every: Duration::from_millis(5) });
     for _ in 0..kills {
         storm.kill_after(FLUSH_DEFAULT + Duration::from_millis(300 + lot.below(500)), "default settings");
     }
     let sum = storm.settle();
     assert!(sum.lost > 0, "no kill cost anything: what was lost is not seen");
+    sum
+}
+
+/// Where S3 dies: before, in the middle of and after each call of an upload that it has to remember.
+const DEATHS: &[(Call, When)] = &[
+    (Call::Part, When::After),
+    (Call::Part, When::Within),
+    (Call::Complete, When::Before),
+    (Call::Complete, When::After),
+    (Call::Create, When::Before),
+    (Call::Create, When::After),
+    (Call::ListParts, When::Before),
+    (Call::Part, When::Before),
+    (Call::HeadDone, When::Before),
+    (Call::PutManifest, When::Within),
+    (Call::PutManifest, When::After),
+];
+
+/// S3 itself dies at each call, so many times, and comes back with what it had: uploads go on where they were.
+///
+/// # Panics
+/// When a promise is broken, or an upload was begun again.
+pub fn while_s3_is_killed(lot: &mut Lot, times: usize) -> Sum {
+    let mut storm = Storm::<Garage>::new(Duration::from_millis(100), FULL);
+    storm.set("record.rotate_seconds", WINDOW_OF_PARTS_SECONDS);
+    for _ in 0..times {
+        storm.kill_s3_at(DEATHS.iter().copied(), Duration::from_millis(lot.below(1500)), "S3 killed");
+    }
+    let sum = storm.settle();
+    // Whose creation was not answered is begun again; so may be what each of the agent's own ends cut off.
+    let unheard = DEATHS.iter().filter(|&&(call, _)| call == Call::Create).count() * times + times;
+    let (begun, captures) = (storm.created(), sum.captures);
+    assert!(begun <= captures + unheard, "{begun} uploads were begun for {captures} captures, {unheard} of them perhaps unheard");
     sum
 }

@@ -7,6 +7,7 @@ pub mod act;
 pub mod gate;
 pub mod ledger;
 pub mod point;
+pub mod server;
 pub mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,16 +23,21 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-use self::gate::Gate;
+use self::gate::{Call, Gate, When};
 use self::ledger::{Kill, Ledger, Stored, Sum};
 use self::point::{Aim, Change, Files, POINTS, Point, last_record, segments};
+use self::server::Server;
 use self::traffic::{Pace, Traffic};
 use crate::agent::{Agent, BUCKET, Kept, Settings};
+use crate::garage::Garage;
 use crate::localstack::LocalStack;
 use crate::netns::{Pair, TAP};
 
 /// How long an agent may take to come to a point: two windows end meanwhile.
 const COME_TO_POINT: Duration = Duration::from_secs(3);
+
+/// How long an agent may take to come to a call when S3 has just been away: it waits between its tries.
+const COME_TO_CALL: Duration = Duration::from_secs(90);
 
 /// Agents that write under the same prefix. Each must find a free name for the same minute: more of them would only test that.
 const AGENTS_PER_PREFIX: usize = 12;
@@ -78,11 +84,11 @@ impl Lot {
 }
 
 /// A storm under way.
-pub struct Storm {
+pub struct Storm<S = LocalStack> {
     // The sender goes before the wire.
     traffic: Option<Traffic>,
     pair: Pair,
-    s3: LocalStack,
+    s3: S,
     gate: Gate,
     folder: tempfile::TempDir,
     settings: Settings,
@@ -92,7 +98,7 @@ pub struct Storm {
     ledger: Ledger,
 }
 
-impl Storm {
+impl<S: Server> Storm<S> {
     /// Two namespaces, an S3 behind a gate, and packets from now on.
     ///
     /// # Panics
@@ -100,17 +106,23 @@ impl Storm {
     #[must_use]
     pub fn new(flush: Duration, pace: Pace) -> Self {
         let pair = Pair::new();
-        let s3 = LocalStack::start(Some(pair.tap.name()));
+        let s3 = S::start(&pair.tap);
         let gate = Gate::new(&pair.tap, s3.port());
         let folder = tempfile::tempdir().unwrap_or_else(|cause| panic!("no folder for the spool: {cause}"));
         let settings = Settings::new(gate.endpoint(), &folder.path().join("spool"))
             .set("capture.interface", TAP)
             .set("capture.ring_bytes", "64MiB")
             .set("record.rotate_seconds", 1)
-            .set("spool.flush_ms", u64::try_from(flush.as_millis()).unwrap_or(u64::MAX));
+            .set("spool.flush_ms", u64::try_from(flush.as_millis()).unwrap_or(u64::MAX))
+            .variable("AWS_ACCESS_KEY_ID", S::CREDENTIALS.0)
+            .variable("AWS_SECRET_ACCESS_KEY", S::CREDENTIALS.1);
         let mut storm = Self { traffic: None, pair, s3, gate, folder, settings, flush, agents: 0, kept: None, ledger: Ledger::default() };
         fs::create_dir(storm.spool()).unwrap_or_else(|cause| panic!("no folder for the spool: {cause}"));
-        storm.ask_s3(async |s3| crate::localstack::make_bucket(&s3, BUCKET).await);
+        storm.ask_s3(async |s3| {
+            if s3.head_bucket().bucket(BUCKET).send().await.is_err() {
+                crate::localstack::make_bucket(&s3, BUCKET).await;
+            }
+        });
         // The first agent opens the ring; only then is there something to count.
         let mut agent = storm.start();
         agent.wait_for("the first agent is ready", Duration::from_secs(10), |agent| agent.says("READY=1"));
@@ -198,6 +210,12 @@ impl Storm {
         let agent = self.start();
         std::thread::sleep(life);
         self.end(agent, name, &BTreeSet::new(), |_| true);
+    }
+
+    /// Multipart uploads that S3 has begun so far.
+    #[must_use]
+    pub fn created(&self) -> usize {
+        self.gate.created()
     }
 
     /// Whether S3 is away from now on.
@@ -297,6 +315,28 @@ impl Storm {
             let runtime = runtime.unwrap_or_else(|cause| panic!("no runtime: {cause}"));
             runtime.block_on(async { work(self.s3.client()).await })
         })
+    }
+}
+
+impl Storm<Garage> {
+    /// An agent lives while S3 is killed at each of these calls in turn, and is back `away` later; then the agent is killed, too.
+    ///
+    /// # Panics
+    /// When the agent does not come to a call.
+    pub fn kill_s3_at(&mut self, calls: impl IntoIterator<Item = (Call, When)>, away: Duration, name: &'static str) {
+        let agent = self.start();
+        for (call, when) in calls {
+            self.gate.close(call, when);
+            let begun = Instant::now();
+            let key = self.gate.wait_held(COME_TO_CALL);
+            let key = key.unwrap_or_else(|| panic!("no {call:?} came within {COME_TO_CALL:?}; the agent's log:\n{}", agent.log()));
+            self.s3.kill();
+            self.gate.open();
+            println!("S3 killed: {when:?} {call:?} of '{key}', after {:.1} s", begun.elapsed().as_secs_f64());
+            std::thread::sleep(away);
+            self.s3.restart(&self.pair.tap);
+        }
+        self.end(agent, name, &BTreeSet::new(), |_| true);
     }
 }
 
