@@ -65,20 +65,30 @@ const FIXED: [(usize, u8, u8); 27] = [
     (VXLAN, 0x08, 0x08),
 ];
 
-/// The bits that matter, and their values, byte for byte: compared all at once, without a branch.
-const MASK: [u8; LEN] = spread().0;
-const VALUE: [u8; LEN] = spread().1;
+/// As far as anything is fixed, in words that are compared at once.
+const WORDS: usize = (VXLAN + 1).div_ceil(WORD);
+const WORD: usize = size_of::<u64>();
+
+/// The bits that matter, and their values.
+const MASK: [u64; WORDS] = spread().0;
+const VALUE: [u64; WORDS] = spread().1;
 
 #[expect(clippy::indexing_slicing, reason = "done by the compiler, which would refuse; iterators are not const")]
-const fn spread() -> ([u8; LEN], [u8; LEN]) {
-    let (mut mask, mut value) = ([0; LEN], [0; LEN]);
+const fn spread() -> ([u64; WORDS], [u64; WORDS]) {
+    let (mut mask, mut value) = ([[0; WORD]; WORDS], [[0; WORD]; WORDS]);
     let mut row = 0;
     while row < FIXED.len() {
         let (at, bits, wanted) = FIXED[row];
-        (mask[at], value[at]) = (bits, wanted);
+        (mask[at / WORD][at % WORD], value[at / WORD][at % WORD]) = (bits, wanted);
         row += 1;
     }
-    (mask, value)
+    let mut words = ([0; WORDS], [0; WORDS]);
+    let mut word = 0;
+    while word < WORDS {
+        (words.0[word], words.1[word]) = (u64::from_ne_bytes(mask[word]), u64::from_ne_bytes(value[word]));
+        word += 1;
+    }
+    words
 }
 
 /// The mirrored frame of a frame in the AWS layout, whole and without padding, over IPv4 without options.
@@ -86,7 +96,10 @@ const fn spread() -> ([u8; LEN], [u8; LEN]) {
 pub(super) fn aws<'a>(frame: &'a [u8], rules: &Rules) -> Option<(Cursor<'a>, Origin)> {
     let mut cursor = Cursor::new(frame);
     let head = cursor.take::<LEN>()?;
-    let differs = head.iter().zip(&MASK).zip(&VALUE).fold(0, |differs, ((byte, mask), value)| differs | ((byte & mask) ^ value));
+    let (words, _) = head.as_chunks();
+    // All of them, without a branch.
+    let differ =
+        words.iter().zip(&MASK).zip(&VALUE).fold(0, |differ, ((word, mask), value)| differ | ((u64::from_ne_bytes(*word) & mask) ^ value));
     let left = cursor.rest().len();
     // Every length is that of what is there: none of the headers cuts or pads.
     let lengths = [
@@ -95,22 +108,24 @@ pub(super) fn aws<'a>(frame: &'a [u8], rules: &Rules) -> Option<(Cursor<'a>, Ori
         (number(head[TUNNEL_IP + LENGTH], head[TUNNEL_IP + LENGTH + 1]), LEN - TUNNEL_IP),
         (number(head[TUNNEL_UDP + UDP_LENGTH], head[TUNNEL_UDP + UDP_LENGTH + 1]), LEN - TUNNEL_UDP),
     ];
-    let ports = number(head[OUTER_UDP + PORT], head[OUTER_UDP + PORT + 1]) == usize::from(rules.geneve_port)
-        && number(head[TUNNEL_UDP + PORT], head[TUNNEL_UDP + PORT + 1]) == usize::from(rules.vxlan_port);
-    if differs != 0 || !ports || left == 0 || lengths.iter().any(|&(said, before)| said != before + left) {
+    let ports = number(head[OUTER_UDP + PORT], head[OUTER_UDP + PORT + 1]) == rules.geneve_port
+        && number(head[TUNNEL_UDP + PORT], head[TUNNEL_UDP + PORT + 1]) == rules.vxlan_port;
+    let wrong = |(said, before): (u16, usize)| usize::from(said) != before + left;
+    if differ != 0 || !ports || left == 0 || lengths.into_iter().any(wrong) {
         return None;
     }
     let id = head.get(ENDPOINT + 4..)?.first_chunk()?;
     let source =
         Ipv4Addr::new(head[TUNNEL_IP + SOURCE], head[TUNNEL_IP + SOURCE + 1], head[TUNNEL_IP + SOURCE + 2], head[TUNNEL_IP + SOURCE + 3]);
-    let vni = u32::from_be_bytes([0, head[VXLAN + VNI], head[VXLAN + VNI + 1], head[VXLAN + VNI + 2]]);
+    // 24 bits, and 8 that are reserved.
+    let vni = u32::from_be_bytes([head[VXLAN + VNI], head[VXLAN + VNI + 1], head[VXLAN + VNI + 2], head[VXLAN + VNI + 3]]) >> 8;
     let via = Via::Gwlb(Some(EndpointId(u64::from_be_bytes(*id))));
     Some((cursor, Origin { via, vni: Some(vni), source: IpAddr::V4(source) }))
 }
 
 #[inline]
-fn number(high: u8, low: u8) -> usize {
-    usize::from(u16::from_be_bytes([high, low]))
+const fn number(high: u8, low: u8) -> u16 {
+    u16::from_be_bytes([high, low])
 }
 
 #[cfg(test)]
@@ -121,7 +136,7 @@ pub(super) mod tests {
     /// A frame in the AWS layout around `inner`, with `rest` where anything may stand.
     pub fn built(inner: &[u8], rest: &[u8; LEN], rules: &Rules) -> Vec<u8> {
         let mut frame = rest.to_vec();
-        for (at, (mask, value)) in MASK.iter().zip(&VALUE).enumerate() {
+        for (at, mask, value) in FIXED {
             frame[at] = (frame[at] & !mask) | value;
         }
         let mut put = |at: usize, number: usize| frame[at..at + 2].copy_from_slice(&(number as u16).to_be_bytes());

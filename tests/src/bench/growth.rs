@@ -27,7 +27,7 @@ pub fn run(bench: &Bench) -> Contest {
         let group = if name.ends_with('s') && name.contains("origin") || origins == 1 { "origins" } else { "threads" };
         let frames = Mix::Imix.frames(origins);
         let mut turns: [Vec<f64>; 3] = Default::default();
-        for _ in 0..bench.pick(1, 3) {
+        for _ in 0..bench.pick(1, 2) {
             if bench.goes_on() {
                 tell(&format!("growth, {name}"));
                 let turn = take_turn(bench, &frames, threads);

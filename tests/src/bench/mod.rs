@@ -5,7 +5,12 @@
 //! [`traffic`] sends, [`cage`] measures, [`contestants`] are run in turn by the contests; [`report`] tells.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 pub mod bucket;
 pub mod cage;
@@ -36,6 +41,8 @@ pub struct Bench {
     pub quick: bool,
     /// When no further turn begins.
     pub deadline: Instant,
+    /// Somebody does not want to wait for that.
+    stopped: Arc<AtomicBool>,
     /// On the disk that all contestants write to. Gone with this value.
     pub folder: tempfile::TempDir,
 }
@@ -49,7 +56,12 @@ impl Bench {
     pub fn new(quick: bool, limit: Duration, disk: &PathBuf) -> Self {
         let folder = tempfile::Builder::new().prefix("tapfleet-bench-").tempdir_in(disk);
         let folder = folder.unwrap_or_else(|cause| panic!("cannot write to {}: {cause}", disk.display()));
-        Self { quick, deadline: Instant::now() + limit, folder }
+        let stopped = Arc::new(AtomicBool::new(false));
+        thread::spawn({
+            let stopped = stopped.clone();
+            move || stop_at_signal(&stopped)
+        });
+        Self { quick, deadline: Instant::now() + limit, stopped, folder }
     }
 
     /// `full`, or `quick` of a quick run.
@@ -61,15 +73,15 @@ impl Bench {
     /// How often each contestant has its turn.
     #[must_use]
     pub fn turns(&self) -> usize {
-        self.pick(1, 5)
+        self.pick(1, 3)
     }
 
     /// Whether another turn may begin; says so when not.
     #[must_use]
     pub fn goes_on(&self) -> bool {
-        let goes_on = Instant::now() < self.deadline;
+        let goes_on = Instant::now() < self.deadline && !self.stopped.load(Ordering::Acquire);
         if !goes_on {
-            tell("the time is over: what is missing was not measured");
+            tell("the time is over, or somebody stopped it: what is missing was not measured");
         }
         goes_on
     }
@@ -85,6 +97,23 @@ impl Bench {
         std::fs::create_dir_all(&folder).unwrap_or_else(|cause| panic!("cannot make {}: {cause}", folder.display()));
         folder
     }
+}
+
+/// Waits for an order to stop: the turn under way ends as any other, so that nothing of it is left behind.
+fn stop_at_signal(stopped: &AtomicBool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.unwrap_or_else(|cause| panic!("no runtime: {cause}"));
+    runtime.block_on(async {
+        let mut signals = [SignalKind::interrupt(), SignalKind::terminate()]
+            .map(|kind| signal(kind).unwrap_or_else(|cause| panic!("signals cannot be heard: {cause}")));
+        let [interrupt, terminate] = &mut signals;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    });
+    stopped.store(true, Ordering::Release);
+    tell("stopping when this turn is over");
 }
 
 /// Says on standard error how it goes.
