@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use tapfleet_tests::agent::Settings;
-use tapfleet_tests::machine::{Machine, PROGRAMS, UNIT, UNITS};
+use tapfleet_tests::filesystem::Mount;
+use tapfleet_tests::machine::{Machine, PROGRAMS, UNIT, UNITS, root_folder};
 use tapfleet_tests::netns::TAP;
 use tapfleet_tests::package::{Packages, root, run, try_run};
 use tapfleet_tests::traffic::{Spooled, Traffic};
@@ -241,6 +242,46 @@ fn an_upgrade_goes_on_with_the_rings_of_the_agent_and_its_settings_and_loses_no_
     // One that is stopped is not started by it.
     install(&machine, &newer);
     assert_eq!(machine.property("ActiveState"), "inactive");
+}
+
+#[test]
+fn the_rpm_installs_upgrades_and_goes_by_the_same_scripts_and_leaves_the_spool() {
+    // rpm itself, into a Debian's root that is not booted: the scripts run there, without a service manager.
+    let folder = tempfile::tempdir().unwrap();
+    let mount = Mount::over(&root_folder("builder"), &folder.path().join("root"));
+    let in_root = |path: &str| mount.at().join(path);
+    let script = r#"mount -t proc proc "$0/proc" && exec rpm --root "$0" --nodeps "$@""#;
+    let rpm = |arguments: &[&str]| {
+        let output = try_run("unshare", &[&["--mount", "sh", "-c", script, mount.at().to_str().unwrap()], arguments].concat());
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        // rpm calls a script that fails a warning.
+        assert!(output.status.success() && !said.contains("scriptlet failed"), "rpm {}: {said}", arguments.join(" "));
+    };
+    rpm(&["--install", Packages::of_this_source().rpm.to_str().unwrap()]);
+    let users = fs::read_to_string(in_root("etc/passwd")).unwrap();
+    let line = users.lines().find(|line| line.starts_with("tapfleet:")).unwrap_or_else(|| panic!("no user in\n{users}"));
+    let group: u32 = line.split(':').nth(3).unwrap().parse().unwrap();
+    let settings = fs::metadata(in_root("etc/tapfleet/tapfleet.toml")).unwrap();
+    assert_eq!((settings.uid(), settings.gid(), settings.mode() & 0o7777), (0, group, 0o640));
+    assert_eq!(fs::metadata(in_root("var/lib/tapfleet")).unwrap().gid(), group);
+    let wanted = in_root("etc/systemd/system/multi-user.target.wants/tapfleetd.service");
+    assert!(wanted.symlink_metadata().is_err(), "it is enabled");
+
+    // What an administrator made of it goes on over an upgrade.
+    run("systemctl", &["--root", mount.at().to_str().unwrap(), "--quiet", "enable", UNIT]);
+    fs::write(in_root("etc/tapfleet/tapfleet.toml"), "[s3]\nbucket = \"mine\"\n").unwrap();
+    let spooled = in_root("var/lib/tapfleet/spool/0.pcap");
+    fs::create_dir_all(spooled.parent().unwrap()).unwrap();
+    fs::write(&spooled, "packets").unwrap();
+    let newer = Packages::with_version("99.0.0", folder.path());
+    rpm(&["--upgrade", newer.rpm.to_str().unwrap()]);
+    assert!(fs::read_to_string(in_root("etc/tapfleet/tapfleet.toml")).unwrap().contains("mine"));
+    assert!(wanted.symlink_metadata().is_ok(), "the upgrade has disabled it");
+
+    rpm(&["--erase", "tapfleet"]);
+    assert!(!in_root(PROGRAMS[0]).exists() && !in_root(PROGRAMS[1]).exists());
+    assert!(wanted.symlink_metadata().is_err(), "what is gone is still enabled");
+    assert_eq!(fs::read_to_string(spooled).unwrap(), "packets");
 }
 
 #[test]
