@@ -71,7 +71,7 @@ class Door:
         call = call_log.begin(agent, region, IAM_PREFIX.get(service, service))
         try:
             call.account = accounts.account_of(key)
-            status, headers, body = self._s3.answer(environ, key, call) if service == "s3" else self._answer(environ, call)
+            status, headers, body = self._ask(environ, key, service, call)
         except ServiceException as refused:
             status, headers, body = error(environ, 403, refused.code, refused.message)
         call.status = int(status.split()[0])
@@ -80,6 +80,15 @@ class Door:
         self._calls.write(call)
         start_response(status, headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _ask(self, environ: dict[str, Any], key: str, service: str, call: Call) -> Answer:
+        if service == "s3":
+            return self._s3.answer(environ, key, call)
+        # CBOR, as SDKs send metrics (Smithy RPC v2), is not moto's: LocalStack takes it.
+        if service == "monitoring" and (path := environ["PATH_INFO"]).startswith("/service/"):
+            call.action = path.rsplit("/", 1)[1]
+            return self._s3.forward(environ, key, call)
+        return self._answer(environ, call)
 
     def _answer(self, environ: dict[str, Any], call: Call) -> Answer:
         environ["HTTP_X_MOTO_ACCOUNT_ID"] = call.account

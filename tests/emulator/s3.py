@@ -39,6 +39,16 @@ class S3:
         expected = environ.get("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER", owner)
         if owner is not None and (owner != call.account or owner != expected):
             raise refuse("AccessDenied", f"'{bucket}' is not a bucket of {call.account}, or not of {expected}")
+        answer = self.forward(environ, key, call)
+        status = answer[0].split()[0]
+        if (call.action, status) == ("CreateBucket", "200"):
+            self._owners[bucket] = call.account
+        if (call.action, status) == ("DeleteBucket", "204"):
+            self._owners.pop(bucket, None)
+        return answer
+
+    def forward(self, environ: dict[str, Any], key: str, call: Call) -> Answer:
+        """The answer of the S3 behind the door, or of another service that stands beside it there."""
         headers = {name: value for name, value in environ["emulator.headers"] if name.lower() not in HOP_BY_HOP}
         authorization = next(name for name in headers if name.lower() == "authorization")
         headers[authorization] = headers[authorization].replace(f"Credential={key}/", f"Credential={call.account}/", 1)
@@ -52,10 +62,6 @@ class S3:
             said = reply.read()
         finally:
             connection.close()
-        if reply.status == 200 and call.action == "CreateBucket":
-            self._owners[bucket] = call.account
-        if reply.status == 204 and call.action == "DeleteBucket":
-            self._owners.pop(bucket, None)
         kept = [(name, value) for name, value in reply.getheaders() if name.lower() not in HOP_BY_HOP]
         return f"{reply.status} {reply.reason}", kept, said
 

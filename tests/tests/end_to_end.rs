@@ -74,6 +74,9 @@ fn captures_arrive(pair: &Pair, aws: &Emulator, hub: Account<'_>, fleet: &Fleet<
     let folder = tempfile::tempdir().unwrap();
     let written = hub.settings(fleet.instance);
     println!("{written}");
+    let topic = format!("arn:aws:sns:{REGION}:{}:{}-alerts", hub.id, fleet.name);
+    // A person does it: until then the agent keeps its mails.
+    hub.ask("sns", "confirm_subscription", &json!({"TopicArn": topic, "Token": "a@example.com"}));
     let role = format!("arn:aws:iam::{}:role/{}-agent-{REGION}", hub.id, fleet.name);
     let assumed = hub.ask("sts", "assume_role", &json!({"RoleArn": role, "RoleSessionName": fleet.instance}));
     let credential = |name: &str| assumed["Credentials"][name].as_str().unwrap().to_owned();
@@ -99,7 +102,6 @@ fn captures_arrive(pair: &Pair, aws: &Emulator, hub: Account<'_>, fleet: &Fleet<
         }
     });
     agent.wait_counters("every frame is written", Duration::from_secs(30), |counters| counters.get("frames_written") == u64::from(FRAMES));
-    let topic = format!("arn:aws:sns:{REGION}:{}:{}-alerts", hub.id, fleet.name);
     agent.wait_for("its mail is on the topic", Duration::from_secs(60), |_| {
         hub.published(&topic).iter().any(|mail| mail.contains(fleet.instance))
     });
