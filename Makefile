@@ -41,8 +41,8 @@ lint: system tools  ## format, clippy, licences and bans of dependencies, script
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(TOOLS) cargo deny --log-level error check bans licenses sources
 	@$(TOOLS) tests/advisories.sh
-	shellcheck .ci/run tests/*.sh tests/setup/*.sh terraform/modules/*/*.sh.tftpl packaging/*.sh packaging/scripts/* packer/*.sh packer/provision/*
-	shellcheck packaging/rootfs/usr/lib/tapfleet/nic
+	shellcheck .ci/run tests/*.sh tests/setup/*.sh terraform/modules/*/*.sh.tftpl packaging/*.sh packaging/scripts/* packer/*.sh packer/provision/* \
+		packaging/rootfs/usr/lib/tapfleet/nic
 	@"$$(tests/setup/terraform.sh)" -chdir=terraform fmt -check -recursive
 	@"$$(tests/setup/ruff.sh)" check --quiet --no-cache tests
 	@"$$(tests/setup/ruff.sh)" format --quiet --check --no-cache tests

@@ -70,9 +70,7 @@ fn search(bench: &Bench, tool: Tool, frames: &[Vec<u8>], share: f64, most: f64) 
         }
         // The first probe is the top: many are done with that.
         let rate = if step == 0 { most } else { (without * with).sqrt() };
-        // What loses once is asked again: the machine may have been busy with something else.
-        let loses = (0..2).all(|_| loses(bench, tool, frames, share, rate));
-        if loses {
+        if loses(bench, tool, frames, share, rate) {
             with = rate;
         } else {
             (without, best) = (rate, rate);

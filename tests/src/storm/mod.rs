@@ -323,9 +323,9 @@ impl Storm<Garage> {
     ///
     /// # Panics
     /// When the agent does not come to a call.
-    pub fn kill_s3_at(&mut self, calls: impl IntoIterator<Item = (Call, When)>, away: Duration, name: &'static str) {
+    pub fn kill_s3_at(&mut self, calls: &[(Call, When)], away: Duration, name: &'static str) {
         let agent = self.start();
-        for (call, when) in calls {
+        for &(call, when) in calls {
             self.gate.close(call, when);
             let begun = Instant::now();
             let key = self.gate.wait_held(COME_TO_CALL);
