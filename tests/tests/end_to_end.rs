@@ -93,6 +93,7 @@ fn captures_arrive(pair: &Pair, aws: &Emulator, hub: Account<'_>, fleet: &Fleet<
         .variable("TAPFLEET__SPOOL__DIR", folder.path().join("spool").to_str().unwrap())
         .variable("TAPFLEET__SPOOL__MAX_BYTES", "1GiB")
         .variable("TAPFLEET__SPOOL__ALLOW_ROOT_DEVICE", "true")
+        .variable("TAPFLEET__ALERT__DIR", folder.path().join("outbox").to_str().unwrap())
         .variable("TAPFLEET__ALERT__ON_START", "true");
     let mut agent = Agent::ready(Some(pair.tap.name()), &settings, folder.path());
     pair.source.run(|| {
@@ -106,6 +107,9 @@ fn captures_arrive(pair: &Pair, aws: &Emulator, hub: Account<'_>, fleet: &Fleet<
         hub.published(&topic).iter().any(|mail| mail.contains(fleet.instance))
     });
     assert!(agent.stop(Duration::from_secs(60)).success());
+    // A stop leaves what is not in S3 yet to the next agent, or to this command.
+    let (code, said) = settings.command(Some(pair.tap.name()), folder.path(), &["spool", "upload"]);
+    assert_eq!(code, Some(0), "{said}");
 
     let objects = hub.ask("s3", "list_objects_v2", &json!({"Bucket": fleet.bucket}));
     let keys: Vec<_> = objects["Contents"].as_array().unwrap().iter().map(|object| object["Key"].as_str().unwrap()).collect();
