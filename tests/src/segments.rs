@@ -51,6 +51,7 @@ pub fn settings(look_every: std::time::Duration) -> Settings {
         look_every,
         instance: Some(INSTANCE.into()),
         create_spread: std::time::Duration::ZERO,
+        poison_still: std::time::Duration::from_secs(3600),
     }
 }
 

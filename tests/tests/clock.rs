@@ -146,6 +146,7 @@ fn upload_settings() -> upload::Settings {
         expected_bucket_owner: None,
         look_every: Duration::from_millis(50),
         create_spread: Duration::ZERO,
+        poison_still: Duration::from_secs(3600),
     }
 }
 

@@ -12,6 +12,7 @@ use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use serde_json::{Value, json};
+use tapfleet::upload::checksum;
 use tapfleet_tests::emulator::{Account, DEPLOYMENT_ROLE, Emulator, REGION};
 use tapfleet_tests::localstack;
 use tapfleet_tests::terraform::{Example, Variables, sources};
@@ -39,7 +40,9 @@ const DEPLOYERS: &[(&[&str], &[&str])] = &[
 
 /// What the policies allow that is no call of its own, or that no example makes, and why it is needed.
 const EXPLAINED: &[(&str, &str)] = &[
+    ("autoscaling:CancelInstanceRefresh", "a change while the instances of the one before are still replaced"),
     ("autoscaling:CreateOrUpdateTags", "a group that is made with tags"),
+    ("autoscaling:DescribeInstanceRefreshes", "the same; the emulated ones are over at once"),
     ("cloudwatch:TagResource", "an alarm that is made with tags"),
     ("ec2:RunInstances", "a group with a launch template asks whether its maker might launch it"),
     ("elasticloadbalancing:AddTags", "a load balancer that is made with tags"),
@@ -48,11 +51,14 @@ const EXPLAINED: &[(&str, &str)] = &[
     ("iam:PassRole", "the roles that instances, the rule and the state machine get"),
     ("iam:TagInstanceProfile", "a profile that is made with tags"),
     ("iam:TagRole", "a role that is made with tags"),
+    ("iam:UpdateAssumeRolePolicy", "a version of the modules that lets another service take a role"),
+    ("kms:PutKeyPolicy", "a principal that is added"),
     ("kms:TagResource", "a key that is made with tags"),
     ("route53:AssociateVPCWithHostedZone", "the private names of interface endpoints"),
     ("s3:DeleteObjectVersion", "a lab's captures, which DeleteObjects deletes by version"),
     ("sns:TagResource", "a topic that is made with tags"),
     ("states:TagResource", "a state machine that is made with tags"),
+    ("states:UpdateStateMachine", "a version of the modules with another one"),
 ];
 
 /// A managed policy is no longer than this, without white space (IAM User Guide "IAM and AWS STS quotas").
@@ -765,21 +771,7 @@ async fn s3_refuses_a_wrong_checksum_a_wrong_size_and_an_existing_key() {
 }
 
 fn crc64(bytes: &[u8]) -> String {
-    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes);
-    base64(&sum.to_be_bytes())
-}
-
-/// RFC 4648 section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for group in bytes.chunks(3) {
-        let bits = group.iter().chain(&[0; 3]).take(3).fold(0, |bits, byte| bits << 8 | usize::from(*byte));
-        let digits = [18, 12, 6, 0].map(|shift| char::from(DIGITS[bits >> shift & 63]));
-        text.extend(&digits[..=group.len()]);
-        text.extend(std::iter::repeat_n('=', 3 - group.len()));
-    }
-    text
+    checksum::to_base64(checksum::of_bytes(bytes))
 }
 
 /// A VPC with one subnet.

@@ -134,7 +134,7 @@ fn an_instance_of_the_image_starts_by_its_user_data_captures_and_what_s3_has_not
     machine.wait_for("user data has started the agent", Duration::from_secs(60), |machine| machine.property("ActiveState") == "active");
 
     // A machine of its own, whose spool is the volume, and that nobody can log in to.
-    let source = machine.run("findmnt", &["--noheadings", "--output", "SOURCE", "/var/lib/tapfleet"]);
+    let source = machine.run("findmnt", &["--noheadings", "--output", "SOURCE", SPOOL]);
     assert_eq!(source.trim(), disk.device());
     assert_eq!(machine.run("systemctl", &["is-enabled", UNIT]).trim(), "enabled");
     assert_ne!(fs::read_to_string(machine.path("etc/machine-id")).unwrap().trim(), "");
@@ -152,7 +152,7 @@ fn an_instance_of_the_image_starts_by_its_user_data_captures_and_what_s3_has_not
     machine.power_off();
     let mut again = Machine::of(image.at(), &[&bind]);
     again.wait_for("the agent is back", Duration::from_secs(60), |again| again.property("ActiveState") == "active");
-    assert_eq!(again.run("findmnt", &["--noheadings", "--output", "SOURCE", "/var/lib/tapfleet"]).trim(), disk.device());
+    assert_eq!(again.run("findmnt", &["--noheadings", "--output", "SOURCE", SPOOL]).trim(), disk.device());
     let traffic = Traffic::start(&again);
     std::thread::sleep(Duration::from_millis(500));
     let second = traffic.stop();
@@ -161,8 +161,7 @@ fn an_instance_of_the_image_starts_by_its_user_data_captures_and_what_s3_has_not
     assert!((stored(&mailbox).len() as u64) < first + second);
 
     let rescued = disk.mount(&folder.path().join("rescued"));
-    let spool = rescued.at().join("spool");
-    let settings = Settings::new(&mailbox.aws.endpoint(), &spool);
+    let settings = Settings::new(&mailbox.aws.endpoint(), rescued.at());
     let (status, said) = settings.command(Some(&netns), folder.path(), &["spool", "upload"]);
     assert_eq!(status, Some(0), "{said}");
     let numbers = stored(&mailbox);

@@ -69,7 +69,7 @@ const WRONG: [(&str, &[&str]); 50] = [
     ("alert.dir", &["\"\"", "\"outbox\""]),
     ("health.listen", &["\"8080\"", "\"localhost:8080\"", "8080", "\"0.0.0.0:65536\""]),
     ("metrics.cloudwatch_namespace", &["\"AWS/EC2\"", "\":x\"", "\"a b\"", "1", "[]"]),
-    ("tee.interface", &["\"auto\"", "\"any\"", "\"a/b\"", "4"]),
+    ("tee.interface", &["\"auto\"", "\"lo\"", "\"any\"", "\"a/b\"", "4"]),
     ("host.time_server", &["\"time.example.net\"", "\"10.0.0.1:0\"", "\"10.0.0.1/8\"", "123", "\"169.254.169.123:99999\""]),
     ("lifecycle.hook", &["\"\"", "\"a b\"", "4"]),
     ("lifecycle.rotate_seconds", &["0", "7", "86401", "\"15s\""]),

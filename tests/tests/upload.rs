@@ -83,6 +83,7 @@ impl Bench {
             instance: None,
             look_every: Duration::from_millis(50),
             create_spread: Duration::ZERO,
+            poison_still: Duration::from_secs(1),
         }
     }
 
@@ -462,6 +463,7 @@ async fn a_segment_is_sent_part_by_part_while_it_grows_and_only_its_tail_is_left
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     until("all whole parts sent before the end", || (segment.state().parts.len() == 13).then_some(())).await;
+    assert_eq!(bench.counters.upload_progress.get(), 0, "parts of a growing segment say nothing of those that are to be completed");
     assert!(segment.path("pcap").exists() && segment.state().completing.is_none());
     let closed = Instant::now();
     segment.close();
@@ -547,6 +549,8 @@ async fn an_interrupted_upload_is_resumed_and_not_begun_again() {
     bench.assert_arrived(&segment.id, &key(), &bytes).await;
     assert_eq!(bench.counters.uploads_resumed.get(), 1);
     assert_eq!(bench.counters.parts_sent.get(), 6, "parts that S3 had were sent again");
+    // The four that were left, one by one while the try lasted, and its end.
+    assert!(bench.counters.upload_progress.get() > 4, "{}", bench.counters.upload_progress.get());
     assert_eq!(bench.uploads().await, 0);
     assert_eq!(bench.keys().await.len(), 2);
 }

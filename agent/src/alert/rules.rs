@@ -560,7 +560,7 @@ impl Watch {
     }
 
     /// Holds when a segment fails, whatever the cause, or when old ones lie still though nothing fails. A slow uplink does neither: each
-    /// part more that arrives counts anew.
+    /// part more that arrives counts anew, also while a try lasts.
     fn upload_failing(&self, sample: &Sample) -> Verdict {
         let failing = Duration::from_nanos(sample.failing_ns);
         if failing >= self.limits.upload_failing {

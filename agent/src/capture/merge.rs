@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use super::{Batch, Item};
 use crate::host::clock::SECOND_NS;
 
-/// How long a batch may wait for the other threads, by the monotonic clock. A thread that is well tells what it is complete up to
-/// within half of it; one that hangs, or a stamp of a clock that has since been set back, must not hold the others up.
+/// How long a batch may wait for the other threads, by the monotonic clock. A thread that is well tells what it is complete up to, or
+/// hands its block in, within half of it; one that hangs, whose block the kernel closes later, or a stamp of a clock that has since been set back, must not hold the others up.
 pub const HOLD_NS: u64 = SECOND_NS / 4;
 
 /// One thread's side of the merge.

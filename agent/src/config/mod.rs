@@ -33,6 +33,9 @@ pub const VARIABLE_PREFIX: &str = "TAPFLEET__";
 /// The largest captured length of one mirrored frame, bytes: libpcap's own bound, and what the file headers announce.
 pub const SNAPLEN_MAX: u32 = 262_144;
 
+/// For how long an agent must have seen a segment fail that is poison for its age.
+const POISON_STILL: Duration = Duration::from_secs(3600);
+
 /// How often the uploader looks at the spool.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -414,6 +417,7 @@ fn build(v: &Values) -> Option<Settings> {
             // Known when the agent runs; a spool that is sent from elsewhere is another instance's.
             instance: None,
             look_every: LOOK_EVERY,
+            poison_still: POISON_STILL,
             create_spread: CREATE_SPREAD_MAX.min(Duration::from_secs(v.rotate_seconds?) / CREATE_SPREAD_SHARE),
         },
         alert: alerts(v)?,

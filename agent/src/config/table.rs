@@ -237,7 +237,7 @@ keys! {
         "The namespace of the metrics, which bear the Auto Scaling group's name; empty: off.";
 
     tee: Option<String> = "tee.interface", text(""), TEE,
-        "The interface that they are sent out of, e.g. one end of a veth pair; its MTU must hold them. Empty: off.";
+        "The interface that they are sent out of: one end of a veth pair whose other end is in a network namespace of the sensor's. Empty: off.";
 
     time_server: Option<SocketAddr> = "host.time_server", text("169.254.169.123"), TIME_SERVER,
         "Whom the clock is compared with, by NTP; a clock that is off is a trouble, and stands in each manifest. Empty: off.";
@@ -300,7 +300,7 @@ const INTERFACE: Text<String> = Text {
 
 const TEE: OrEmpty<String> = OrEmpty(Text {
     allowed: "the exact name of another interface than the captured one (at most 15 bytes)",
-    parse: |t| (INTERFACE.parse)(t).filter(|name| name != "auto"),
+    parse: |t| (INTERFACE.parse)(t).filter(|name| name != "auto" && name != "lo"),
 });
 
 const PATH: Text<String> = Text { allowed: "paths of capture files", parse: |t| (!t.trim().is_empty()).then(|| t.to_owned()) };

@@ -163,7 +163,11 @@ fn series(counters: &Counters) -> Vec<Series> {
             segments_failing_seconds,
             "Seconds since the segment that fails longest last got further; 0 when none fails.",
         ),
-        sum("upload_progress", upload_progress, "Times that a segment which grows no more got further."),
+        sum(
+            "upload_progress",
+            upload_progress,
+            "Grows whenever a segment that grows no more gets further: a part more than ever, or its end.",
+        ),
         level("segments_poison", segments_poison, "Segments that are damaged, or have failed for a day while others got through."),
         sum("segments_finished", segments_finished, "Segments that have left the spool, windows without frames included."),
         sum("uploads_resumed", uploads_resumed, "Multipart uploads taken up again after a restart."),

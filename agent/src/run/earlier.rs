@@ -5,13 +5,16 @@
 use std::time::Duration;
 
 use tokio::task;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::spool::{self, Folder, Segment};
+use crate::spool::{self, Folder, Segment, salvage};
 use crate::upload::Reserved;
 
 /// What could not be made whole is tried again this often: the disk was full, or answers again.
 const AGAIN: Duration = Duration::from_secs(3600);
+
+/// How long a leaving agent may take over what it could not write.
+const OURS_MAX: Duration = Duration::from_secs(20);
 
 /// How a segment is made whole: [`spool::salvage::make_whole`].
 pub(super) type MakeWhole = fn(&Folder, &Segment) -> Result<(), spool::Error>;
@@ -24,6 +27,19 @@ pub(super) async fn finish_all(folder: &Folder, mut unfinished: Vec<Segment>, re
             return;
         }
         sleep(AGAIN).await;
+    }
+}
+
+/// Makes whole what this agent's own writer could not, as no next agent will: its files are closed. For a bounded time only, as the rest
+/// of the spool is to be sent.
+pub(super) async fn finish_ours(folder: &Folder, reserved: &Reserved) {
+    let mut unfinished = folder.segments().unwrap_or_else(|error| {
+        tracing::error!(%error, "what could not be written is not looked for");
+        Vec::new()
+    });
+    unfinished.retain(|segment| segment.manifest.is_none() && !reserved.is_reserved(segment));
+    if timeout(OURS_MAX, finish(folder, unfinished, reserved, salvage::make_whole)).await.is_err() {
+        tracing::error!("what could not be written is still not whole after {OURS_MAX:?}");
     }
 }
 

@@ -46,7 +46,7 @@ fn one(folder: &Folder, segment: &Segment, counters: &Counters) -> Result<bool, 
         replace(manifest, &facts, true)?;
         folder.sync()?;
     }
-    take(folder, data)?;
+    let stump = take_away(data)?;
     counters.segments_given_way.add(1);
     counters.frames_given_way.add(facts.frames);
     counters.bytes_given_way.add(facts.bytes);
@@ -57,20 +57,28 @@ fn one(folder: &Folder, segment: &Segment, counters: &Counters) -> Result<bool, 
         bytes = facts.bytes,
         "the spool is full: the oldest segment's data are dropped (spool.on_full = \"drop-oldest\")"
     );
+    // It has given way whatever the disk says now.
+    if let Err(error) = empty(folder, &stump) {
+        tracing::warn!("the room of a segment that gave way is not free yet: {error}");
+    }
     Ok(true)
 }
 
-/// Takes the data, and has the disk free them at once: a file that is only removed keeps its blocks for as long as anybody has it open (the
-/// uploader, a person), some file systems for longer, and the next segment would be taken for want of the same room. Who reads it
-/// finds its end, and then that it is gone: it is renamed first, so that nobody ever takes the stump for the segment.
-fn take(folder: &Folder, data: &Path) -> Result<(), Error> {
+/// Renames the data, so that nobody ever takes what becomes of them for the segment: it has none any more.
+fn take_away(data: &Path) -> Result<PathBuf, Error> {
     let mut name = data.as_os_str().to_owned();
     name.push(".unfinished");
     let stump = PathBuf::from(name);
     fs::rename(data, &stump).map_err(io("take away", data))?;
+    Ok(stump)
+}
+
+/// Has the disk free the data at once: a file that is only removed keeps its blocks for as long as anybody has it open (the uploader, a
+/// person), some file systems for longer, and the next segment would be taken for want of the same room. Who reads it finds its end.
+fn empty(folder: &Folder, stump: &Path) -> Result<(), Error> {
     folder.sync()?;
-    OpenOptions::new().write(true).truncate(true).open(&stump).map_err(io("empty", &stump))?;
-    fs::remove_file(&stump).map_err(io("remove", &stump))?;
+    OpenOptions::new().write(true).truncate(true).open(stump).map_err(io("empty", stump))?;
+    fs::remove_file(stump).map_err(io("remove", stump))?;
     folder.sync()
 }
 

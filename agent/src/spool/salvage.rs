@@ -62,6 +62,10 @@ impl Whole {
 /// # Errors
 /// When it cannot be read, cut or marked. It is kept as it is, and may be tried again.
 pub fn make_whole(folder: &Folder, segment: &Segment) -> Result<(), Error> {
+    // An earlier try that failed may have come so far; the uploader is then at work on it.
+    if folder.path(&segment.capture_id, "manifest").exists() {
+        return Ok(());
+    }
     let Some(journal_path) = &segment.journal else {
         // Data without a journal: the agent died between making the two, before a byte was written. Never seen otherwise.
         return Ok(());

@@ -51,6 +51,9 @@ pub struct Settings {
     pub look_every: Duration,
     /// The agents of a fleet open their windows at the same moment; each begins its uploads at its own moment within this time.
     pub create_spread: Duration,
+    /// A segment that fails for a day while others get through is poison when this process, too, has seen it get no further for so long: the
+    /// clock runs on while no agent does.
+    pub poison_still: Duration,
 }
 
 /// Why a segment could not be got further. The segment stays as it is and is tried again.

@@ -95,6 +95,8 @@ pub struct Sending<S> {
     listed: BTreeMap<u32, Listed>,
     /// Uploads at this segment's keys that were given up: aborted when the segment is confirmed, and not before.
     useless: Vec<Upload>,
+    /// The most parts of it that were ever in S3, by what earlier tries knew.
+    best: usize,
 }
 
 /// What of a segment is in the store so far.
@@ -115,6 +117,13 @@ enum Turn {
 }
 
 impl<S: Store> Sending<S> {
+    /// Knows how many parts were in S3 at best: what is only sent again is no progress.
+    #[must_use]
+    pub fn with_best(mut self, parts: usize) -> Self {
+        self.best = self.best.max(parts);
+        self
+    }
+
     /// Takes a segment up where its journal says it is.
     ///
     /// # Errors
@@ -123,7 +132,16 @@ impl<S: Store> Sending<S> {
         let path = segment.journal.clone().ok_or_else(|| missing(&segment, "journal"))?;
         let journal = blocking(move || Journal::resume(&path)).await??;
         let journal = Arc::new(Mutex::new(journal));
-        Ok(Self { way, segment, journal, agreed: false, distrusted: BTreeSet::new(), listed: BTreeMap::new(), useless: Vec::new() })
+        Ok(Self {
+            way,
+            segment,
+            journal,
+            agreed: false,
+            distrusted: BTreeSet::new(),
+            listed: BTreeMap::new(),
+            useless: Vec::new(),
+            best: 0,
+        })
     }
 
     /// Goes as far as can be gone now. `segment` is what lies in the folder now: with its manifest it is whole.
@@ -331,6 +349,7 @@ impl<S: Store> Sending<S> {
                 Ok(part) => {
                     self.distrusted.remove(&part.number);
                     self.append(Record::Part(part)).await?;
+                    self.tell_progress(whole);
                 }
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -339,6 +358,15 @@ impl<S: Store> Sending<S> {
             None => Ok(None),
             Some(Error::Store(error)) if error.class == Class::NoSuchUpload => self.settle_lost(whole, bytes, &error).await.map(Some),
             Some(error) => Err(error),
+        }
+    }
+
+    /// A try may last for an hour: that it gets on is told part by part. Of a growing segment it says nothing of those to be completed.
+    fn tell_progress(&mut self, whole: bool) {
+        let parts = self.read(|state| state.parts.len());
+        if parts > self.best {
+            self.best = parts;
+            self.way.counters.upload_progress.add(u64::from(whole));
         }
     }
 

@@ -65,7 +65,7 @@ pub struct Entry<K> {
     whole: bool,
     under_way: bool,
     /// The most parts of it that were ever in S3: what is only sent again is no progress.
-    best: usize,
+    pub best: usize,
     /// Since when no try has got it further, and when the last one failed.
     failing: Option<(Instant, Instant)>,
     failures: u32,
@@ -87,14 +87,16 @@ pub struct Queue<K> {
     look_every: Duration,
     /// How long the first try of a growing segment is held back.
     offset: Duration,
+    /// How long this process must have seen a segment get no further before it is poison for its age.
+    poison_still: Duration,
     progress: u64,
 }
 
 impl<K> Queue<K> {
-    /// An empty one. `offset`: see [`offset`].
+    /// An empty one. `offset`: see [`offset`]; `poison_still`: see [`super::Settings::poison_still`].
     #[must_use]
-    pub fn new(look_every: Duration, offset: Duration) -> Self {
-        Self { entries: BTreeMap::new(), look_every, offset, progress: 0 }
+    pub fn new(look_every: Duration, offset: Duration, poison_still: Duration) -> Self {
+        Self { entries: BTreeMap::new(), look_every, offset, poison_still, progress: 0 }
     }
 
     /// Takes note of what lies in the folder now.
@@ -140,7 +142,7 @@ impl<K> Queue<K> {
                 entry.passed.get_or_insert(now);
             }
         }
-        let look_every = self.look_every;
+        let (look_every, poison_still) = (self.look_every, self.poison_still);
         let entry = self.entries.get_mut(id)?;
         (entry.under_way, entry.kept) = (false, kept);
         let further = match &ended {
@@ -160,7 +162,9 @@ impl<K> Queue<K> {
         };
         let since = entry.failing.filter(|_| !further).map_or(now, |(since, _)| since);
         entry.failing = Some((since, now));
-        let failing = entry.passed.is_some_and(|passed| now.saturating_duration_since(passed) >= POISON_AFTER);
+        // Not by the clock alone: it ran on while no agent did, and a part that arrives now and then is no poison.
+        let still = now.saturating_duration_since(since) >= poison_still;
+        let failing = still && entry.passed.is_some_and(|passed| now.saturating_duration_since(passed) >= POISON_AFTER);
         entry.poison = damaged || failing;
         entry.last_error = Some(cause);
         let wait = if entry.poison { POISON_WAIT } else { jitter(id, entry.failures) };
@@ -269,7 +273,7 @@ mod tests {
     impl Bench {
         fn new(ids: &[&str]) -> Self {
             let mut bench =
-                Self { queue: Queue::new(Duration::from_millis(500), Duration::from_secs(7)), segments: vec![], now: Instant::now() };
+                Self { queue: Queue::new(Duration::from_millis(500), Duration::from_secs(7), HOUR), segments: vec![], now: Instant::now() };
             bench.segments = ids.iter().map(|id| segment(id, true)).collect();
             bench.list();
             bench
@@ -422,6 +426,8 @@ mod tests {
         bench.queue.list(bench.segments.iter().map(seen).map(|seen| Seen { passed_for: noted(seen), ..seen }), bench.now);
         assert_eq!((bench.queue.poison(), bench.take(9).len()), (0, 2), "it gets its try");
         bench.fail("bad", false);
+        assert_eq!(bench.queue.poison(), 0, "one failure after a time in which nobody tried says nothing");
+        bench.go_on(HOUR + Duration::from_secs(120), Duration::from_secs(30), "bad");
         assert_eq!(bench.queue.poison(), 1);
         bench.queue.ended("bad", None, Ended::Sent { parts: 1 }, bench.now);
         assert_eq!(bench.queue.get("bad").unwrap().passed_for(bench.now), None, "it got through");
@@ -466,6 +472,17 @@ mod tests {
         let mut bench = Bench::new(&["a"]);
         assert_eq!(bench.failing_after(59, |minute| minute / 4), 3 * 60, "a part in four minutes");
         assert_eq!(bench.queue.progress(), 14);
+    }
+
+    #[test]
+    fn a_segment_of_which_parts_arrive_is_never_poison_however_many_tries_fail_while_others_get_through() {
+        let mut bench = Bench::new(&["a", "b"]);
+        for minute in 0..25 * 60 {
+            bench.queue.ended("b", None, Ended::Gone, bench.now);
+            bench.fail_with("a", false, minute / 30);
+            bench.now += Duration::from_secs(60);
+        }
+        assert_eq!(bench.queue.poison(), 0);
     }
 
     #[test]

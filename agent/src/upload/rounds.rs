@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
@@ -77,6 +77,12 @@ impl Reserved {
     #[must_use]
     pub fn why_unfinished(&self, segment: &Segment) -> Option<String> {
         self.now().why(segment)
+    }
+
+    /// Whether somebody is at work on it.
+    #[must_use]
+    pub fn is_reserved(&self, segment: &Segment) -> bool {
+        self.now().is_reserved(segment)
     }
 
     fn change(&self, change: impl FnOnce(&mut Unfinished)) {
@@ -157,6 +163,8 @@ struct Rounds<S> {
     /// What of the segments is in S3, by capture id, as of their last try.
     standings: BTreeMap<String, Standing>,
     tries: JoinSet<Try<S>>,
+    /// The segments that they are about.
+    under_way: BTreeMap<task::Id, String>,
     /// The status on its way; gives whether it says that nothing is unsent, once it arrived.
     telling: JoinSet<Option<bool>>,
     /// When it is told again.
@@ -186,12 +194,13 @@ impl<S: Store> Rounds<S> {
     fn new(settings: Settings, folder: Folder, counters: Arc<Counters>, store: Arc<S>, reserved: Reserved) -> Self {
         Self {
             way: Arc::new(Way::new(store, folder, counters)),
-            queue: Queue::new(settings.look_every, offset(settings.create_spread, settings.instance.as_deref())),
+            queue: Queue::new(settings.look_every, offset(settings.create_spread, settings.instance.as_deref()), settings.poison_still),
             settings,
             reserved,
             listed: Vec::new(),
             standings: BTreeMap::new(),
             tries: JoinSet::new(),
+            under_way: BTreeMap::new(),
             telling: JoinSet::new(),
             status_due: Instant::now() + STATUS_FIRST,
             unsent_told: false,
@@ -236,9 +245,13 @@ impl<S: Store> Rounds<S> {
                 _ = stop.wait_for(|&stop| stop) => return,
                 () = sleep(self.settings.look_every) => {}
                 Some(done) = self.tries.join_next_with_id(), if !self.tries.is_empty() => match done {
-                    Ok((_, done)) => self.note(done),
-                    // A try cannot panic, and is not aborted while this loop runs.
-                    Err(cause) => error!("a try ended early: {cause}"),
+                    Ok((id, done)) => {
+                        self.under_way.remove(&id);
+                        let before = self.queue.progress();
+                        self.note(done);
+                        self.way.counters.upload_progress.add(self.queue.progress() - before);
+                    }
+                    Err(cause) => self.note_death(&cause),
                 },
             }
         }
@@ -265,7 +278,10 @@ impl<S: Store> Rounds<S> {
         for (capture_id, sending) in self.queue.take(SEGMENTS_AT_ONCE.saturating_sub(self.tries.len()), now) {
             let at = listed.binary_search_by(|listing| listing.segment.capture_id.cmp(&capture_id));
             if let Some(listing) = at.ok().and_then(|at| listed.get(at)) {
-                self.tries.spawn(try_once(self.way.clone(), listing.segment.clone(), sending, listing.unfinished.clone(), now));
+                let best = self.queue.get(&capture_id).map_or(0, |entry| entry.best);
+                let found = Found { segment: listing.segment.clone(), unfinished: listing.unfinished.clone(), best };
+                let begun = self.tries.spawn(try_once(self.way.clone(), found, sending, now));
+                self.under_way.insert(begun.id(), capture_id);
             }
         }
     }
@@ -275,7 +291,6 @@ impl<S: Store> Rounds<S> {
         let counters = &self.way.counters;
         counters.segments_poison.set(self.queue.poison() as u64);
         counters.segments_failing_seconds.set(self.queue.failing(now).map_or(0, |time| time.as_secs().max(1)));
-        counters.upload_progress.set(self.queue.progress());
     }
 
     /// Notes for the next process since when segments fail while others get through, where that has changed.
@@ -295,6 +310,15 @@ impl<S: Store> Rounds<S> {
             if let Err(cause) = kept.and_then(|kept| Ok(kept?)) {
                 debug!("since when a segment fails is not noted: {cause}");
             }
+        }
+    }
+
+    /// A try that panics, by a defect of ours or of what it calls, is one that failed: the segment gets further ones.
+    fn note_death(&mut self, death: &JoinError) {
+        error!("a try to send a segment died; this is a defect, please report the log lines before this one: {death}");
+        if let Some(capture_id) = self.under_way.remove(&death.id()) {
+            let ended = Ended::Failed { parts: 0, damaged: false, cause: format!("the try died: {death}") };
+            self.queue.ended(&capture_id, None, ended, Instant::now());
         }
     }
 
@@ -483,13 +507,17 @@ fn wall_clock() -> Stamp {
     Stamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-async fn try_once<S: Store>(
-    way: Arc<Way<S>>,
+/// A segment that is due for a try.
+struct Found {
     segment: Segment,
-    sending: Option<Sending<S>>,
+    /// Why it is not whole and not going to be.
     unfinished: Option<String>,
-    begun: Instant,
-) -> Try<S> {
+    /// The most parts of it that were ever in S3.
+    best: usize,
+}
+
+async fn try_once<S: Store>(way: Arc<Way<S>>, found: Found, sending: Option<Sending<S>>, begun: Instant) -> Try<S> {
+    let Found { segment, unfinished, best } = found;
     let capture_id = segment.capture_id.clone();
     if let Some(cause) = unfinished {
         let outcome = Err(Error::Unfinished { capture_id: capture_id.clone(), cause });
@@ -508,7 +536,8 @@ async fn try_once<S: Store>(
         None => Sending::resume(way, segment.clone()).await,
     };
     match resumed {
-        Ok(mut sending) => {
+        Ok(sending) => {
+            let mut sending = sending.with_best(best);
             let outcome = sending.go_on(segment).await;
             Try { capture_id, begun, sending: Some(sending), outcome }
         }

@@ -486,6 +486,7 @@ mod tests {
             instance: None,
             look_every: Duration::from_secs(1),
             create_spread: Duration::ZERO,
+            poison_still: Duration::from_secs(3600),
         };
         S3::with_config(settings, shared)
     }

@@ -15,7 +15,7 @@ use super::contestants::{Running, agent_settings, credentials, start_agent};
 use super::host::said;
 use super::report::{Column, Contest, Figure, Verdict};
 use super::store::Store;
-use super::traffic::{Mix, ORIGINS, Sent, send};
+use super::traffic::{Mix, ORIGINS, Sent, TUNNEL_BYTES, send};
 use super::{Bench, median, tell};
 use crate::agent::BUCKET;
 use crate::netns::Pair;
@@ -161,9 +161,9 @@ fn take_turn(bench: &Bench, way: Way, bytes: u64, window_s: u64) -> Turn {
         let before = cage.seconds();
         let end = window_end(window_s);
         let sent = send(&pair, &frames, count, Some(rate));
-        let readable = store.wait(file_bytes(&sent), PATIENCE);
+        let readable = store.wait(file_bytes(way, &sent), PATIENCE);
         running.settle(&cage);
-        let turn = judge(&sent, &store, (before, cage.seconds()), seconds_between(end, readable), cage.memory());
+        let turn = judge(way, &sent, &store, (before, cage.seconds()), seconds_between(end, readable), cage.memory());
         running.stop();
         return turn;
     }
@@ -178,14 +178,14 @@ fn take_turn(bench: &Bench, way: Way, bytes: u64, window_s: u64) -> Turn {
         let _ = send(&pair, &frames, 1, None);
         thread::sleep(Duration::from_millis(100));
     }
-    let readable = store.wait(file_bytes(&sent) * 99 / 100, PATIENCE);
+    let readable = store.wait(file_bytes(way, &sent) * 99 / 100, PATIENCE);
     running.settle(&cage);
     let closed = fs::read_to_string(folder.join("closed")).unwrap_or_default();
     let closed = UNIX_EPOCH
         + Duration::from_secs_f64(closed.trim().parse().unwrap_or_else(|_| panic!("tcpdump closed no file: {}", running.said())));
     let upload = fs::read_to_string(folder.join("upload.log")).unwrap_or_default();
     assert!(readable.is_some() || upload.is_empty(), "{}: {upload}", way.name());
-    let turn = judge(&sent, &store, (before, cage.seconds()), seconds_between(closed, readable), cage.memory());
+    let turn = judge(way, &sent, &store, (before, cage.seconds()), seconds_between(closed, readable), cage.memory());
     running.stop();
     turn
 }
@@ -202,14 +202,16 @@ fn start_tcpdump(way: Way, pair: &Pair, cage: &Cage, folder: &Path, s3: &str, wi
     Running::begin(command, folder, "listening on")
 }
 
-/// What a file of these frames has, without tunnels. Peers' files are larger.
-fn file_bytes(sent: &Sent) -> u64 {
-    FILE_BYTES + sent.inner_bytes + RECORD_BYTES * sent.frames
+/// What a file of these frames has. Peers keep the tunnels.
+fn file_bytes(way: Way, sent: &Sent) -> u64 {
+    let around = RECORD_BYTES + if way == Way::Tapfleet { 0 } else { TUNNEL_BYTES as u64 };
+    FILE_BYTES + sent.inner_bytes + around * sent.frames
 }
 
-fn judge(sent: &Sent, store: &Store, (before, after): (f64, f64), readable: f64, memory: u64) -> Turn {
+fn judge(way: Way, sent: &Sent, store: &Store, (before, after): (f64, f64), readable: f64, memory: u64) -> Turn {
     let arrived: u64 = store.captures().iter().map(|(_, object)| object.bytes).sum();
-    let lost = 100.0 * file_bytes(sent).saturating_sub(arrived) as f64 / file_bytes(sent) as f64;
+    let whole = file_bytes(way, sent);
+    let lost = 100.0 * whole.saturating_sub(arrived) as f64 / whole as f64;
     // Per GiB of mirrored frames: what the peers carry beyond that is their own affair.
     Turn { processor: (after - before) / (sent.inner_bytes as f64 / GIB), readable, lost, memory }
 }

@@ -56,6 +56,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("bench: it makes network namespaces and control groups and needs root for them: run it as root, or with sudo -E");
+        return ExitCode::from(2);
+    }
     let begun = Instant::now();
     let bench = Bench::new(wanted.quick, Duration::from_secs(60 * wanted.minutes), &wanted.disk);
     let machine = host::describe(&wanted.disk);
@@ -80,7 +84,7 @@ fn main() -> ExitCode {
 
 fn wanted(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> {
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench");
-    let mut wanted = Wanted { quick: false, only: Vec::new(), json: None, minutes: MINUTES, disk: std::env::temp_dir(), out };
+    let mut wanted = Wanted { quick: false, only: Vec::new(), json: None, minutes: MINUTES, disk: beside_the_program(), out };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} wants a value"));
         match argument.as_str() {
@@ -98,6 +102,12 @@ fn wanted(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String>
         Some(unknown) => Err(format!("there is no contest '{unknown}'; there are {}", names.join(", "))),
         None => Ok(wanted),
     }
+}
+
+/// The target folder: on a disk, where the folder for temporary files may be memory.
+fn beside_the_program() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_else(|cause| panic!("cannot tell where this program is: {cause}"));
+    program.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 fn results(folder: &Path, machine: &[String], held: &[Contest]) {
