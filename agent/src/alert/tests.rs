@@ -652,7 +652,8 @@ impl Stage {
     }
 }
 
-#[tokio::test]
+// Who waits for the outbox's lock must not hold up who has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_filed_while_the_topic_was_down_leaves_later_in_order_and_once_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let topic = Arc::new(Topic::default());
@@ -672,7 +673,7 @@ async fn what_was_filed_while_the_topic_was_down_leaves_later_in_order_and_once_
     assert!(subjects[2].contains("STARTED") && subjects[3].contains("FAILURE i-1: the spool is almost full"), "{subjects:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_folder_to_write_to_the_mail_leaves_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a file");
@@ -701,7 +702,7 @@ fn begun_before(outbox: &Outbox, troubles: &[Trouble]) -> Vec<String> {
     troubles.iter().map(id).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn troubles_begun_before_are_ended_by_a_mail_though_the_first_looks_at_the_outbox_fail() {
     let dir = tempfile::tempdir().unwrap();
     let outbox = Outbox::new(&dir.path().join("outbox"));
@@ -729,7 +730,7 @@ async fn troubles_begun_before_are_ended_by_a_mail_though_the_first_looks_at_the
     stage.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mail_whose_filing_failed_half_way_leaves_at_once_and_only_once() {
     let dir = tempfile::tempdir().unwrap();
     let (outbox, topic, unsaved) = (Outbox::new(dir.path()), Arc::new(Topic::default()), desk::Unsaved::default());
@@ -749,7 +750,7 @@ async fn a_mail_whose_filing_failed_half_way_leaves_at_once_and_only_once() {
     assert_eq!(outbox.open().unwrap().waiting().unwrap(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outbox_that_is_locked_for_ever_does_not_keep_a_mail() {
     let dir = tempfile::tempdir().unwrap();
     let outbox = Outbox::new(dir.path());
@@ -759,13 +760,13 @@ async fn an_outbox_that_is_locked_for_ever_does_not_keep_a_mail() {
     stage.counters.spool_bytes.set(750);
     until("both mails have left", || topic.subjects().len() == 2).await;
     drop(held);
-    until("the state is kept", || outbox.open().unwrap().state().open.len() == 1).await;
+    until("the state is kept", || outbox.open().is_ok_and(|opened| opened.state().open.len() == 1)).await;
     sleep(3 * sender::LOOK_EVERY).await;
     assert_eq!((topic.subjects().len(), outbox.open().unwrap().waiting().unwrap()), (2, 0), "each once");
     stage.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_filed_beside_an_outbox_that_was_ill_leaves_and_its_trouble_goes_on_in_the_outbox() {
     let dir = tempfile::tempdir().unwrap();
     let (outbox, spare) = (Outbox::new(&dir.path().join("outbox")), Outbox::new(&dir.path().join("outbox.spare")));
@@ -778,19 +779,19 @@ async fn what_was_filed_beside_an_outbox_that_was_ill_leaves_and_its_trouble_goe
     let stage = Stage::start(outbox.dir(), &topic);
     until("both mails have left", || topic.subjects().len() == 2).await;
     assert!(topic.subjects().contains(&"it died".to_owned()));
-    until("the outbox has the trouble", || outbox.open().unwrap().state().open.values().any(|open| open.id == id)).await;
-    until("the spare one has not", || spare.open().unwrap().state().open.is_empty()).await;
+    until("the outbox has the trouble", || outbox.open().is_ok_and(|opened| opened.state().open.values().any(|open| open.id == id))).await;
+    until("the spare one has not", || spare.open().is_ok_and(|opened| opened.state().open.is_empty())).await;
     stage.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mails_wait_while_nobody_would_get_them() {
     let dir = tempfile::tempdir().unwrap();
     let topic = Arc::new(Topic::default());
     topic.unheard.store(true, Ordering::Relaxed);
     let stage = Stage::start(dir.path(), &topic);
     let outbox = Outbox::new(dir.path());
-    until("the trouble is filed", || outbox.open().unwrap().state().open.contains_key("nobody_subscribed")).await;
+    until("the trouble is filed", || outbox.open().is_ok_and(|opened| opened.state().open.contains_key("nobody_subscribed"))).await;
     sleep(2 * sender::LOOK_EVERY).await;
     assert_eq!(stage.topic.subjects(), Vec::<String>::new());
     topic.unheard.store(false, Ordering::Relaxed);
@@ -800,7 +801,7 @@ async fn mails_wait_while_nobody_would_get_them() {
     stage.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_note_leaves_or_says_that_it_waits_and_a_test_says_when_nobody_gets_it() {
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings { dir: dir.path().into(), ..settings() };

@@ -63,7 +63,7 @@ impl Whole {
 /// When it cannot be read, cut or marked. It is kept as it is, and may be tried again.
 pub fn make_whole(folder: &Folder, segment: &Segment) -> Result<(), Error> {
     // An earlier try that failed may have come so far; the uploader is then at work on it.
-    if folder.path(&segment.capture_id, "manifest").exists() {
+    if folder.path(&segment.capture_id, "manifest").is_file() {
         return Ok(());
     }
     let Some(journal_path) = &segment.journal else {
