@@ -31,7 +31,7 @@ LIBPCAP_LIBDIR=$libpcap LIBPCAP_VER=$(cat "$libpcap/VERSION") CARGO_TARGET_DIR=$
 export SOURCE_DATE_EPOCH=$seconds
 # Whole or not at all: another may be reading the ones that are there.
 mkdir -p "$packages"
-work=$(mktemp -d "$packages/.making.XXXXXX")
+work=$(mktemp -d --tmpdir="$packages")
 trap 'rm -rf "$work"' EXIT
 for packager in deb rpm; do
   "$nfpm" package --config packaging/nfpm.yaml --packager "$packager" --target "$work/" >&2
