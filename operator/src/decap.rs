@@ -15,7 +15,7 @@ use tapfleet::capture::worker::Judge;
 use tapfleet::capture::{self, Batch, Engine, EngineKind, Taken, What, filter};
 use tapfleet::record::facts::{Kind, WindowFacts};
 use tapfleet::record::segment::{Entry, Segment};
-use tapfleet::record::{Chunk, Facts, Precision, Room, SegmentNumber, Spool, Stamp, WRITE_BYTES};
+use tapfleet::record::{Buffer, Chunk, Facts, Precision, Room, SegmentNumber, Spool, Stamp, WRITE_BYTES};
 use tapfleet::wire::{Origin, Rules};
 
 use crate::cli::Decap;
@@ -159,7 +159,7 @@ impl Decapsulation {
 /// The file to write, as the encoder's spool.
 struct Output {
     file: Box<dyn Write>,
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<Buffer>,
     failed: Option<io::Error>,
 }
 
@@ -187,8 +187,8 @@ fn output_error(path: &Path, cause: io::Error) -> Error {
 }
 
 impl Spool for Output {
-    fn buffer(&mut self) -> Vec<u8> {
-        self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(Self::CHUNK_BYTES))
+    fn buffer(&mut self) -> Buffer {
+        self.buffers.pop().unwrap_or_else(|| Buffer::with_capacity(Self::CHUNK_BYTES))
     }
 
     fn append(&mut self, _: SegmentNumber, chunk: Chunk) {

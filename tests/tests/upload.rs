@@ -17,6 +17,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, CompletedMultipartUpload, CompletedPart};
 use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::{Facts, GaveWay, Kind, Stamp, WindowFacts};
+use tapfleet::record::{Chunk, SegmentNumber, Spool};
 use tapfleet::spool::journal::{self, Journal, Open, Part, Record};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
@@ -59,16 +60,19 @@ impl Bench {
         bench
     }
 
-    fn folder(&self) -> Folder {
-        let settings = spool::Settings {
+    fn spool_settings(&self) -> spool::Settings {
+        spool::Settings {
             dir: self.dir.path().into(),
             max_bytes: 1 << 40,
             on_full: spool::OnFull::DropNewest,
             flush_ms: 100,
             sync_ms: 100,
             allow_root_device: true,
-        };
-        Folder::open(&settings).unwrap()
+        }
+    }
+
+    fn folder(&self) -> Folder {
+        Folder::open(&self.spool_settings()).unwrap()
     }
 
     fn settings(&self) -> Settings {
@@ -104,6 +108,8 @@ impl Bench {
             part_refusals: Mutex::new(Vec::new()),
             put_lost: AtomicBool::new(false),
             aborts_early: AtomicU32::new(0),
+            from_memory: AtomicU32::new(0),
+            from_file: AtomicU32::new(0),
         })
     }
 
@@ -315,6 +321,9 @@ struct Watched {
     put_lost: AtomicBool,
     /// Aborts at keys without an object.
     aborts_early: AtomicU32,
+    /// Parts that came from memory, and those from the file.
+    from_memory: AtomicU32,
+    from_file: AtomicU32,
 }
 
 /// Keys of which the uploads were begun yesterday, as far as one can see.
@@ -354,6 +363,8 @@ impl Store for Watched {
         if let Some(class) = self.part_refusals.lock().unwrap().pop() {
             return Err(made_up(class, &upload.place));
         }
+        let source = if body.pieces.is_some() { &self.from_memory } else { &self.from_file };
+        source.fetch_add(1, Ordering::Relaxed);
         let etag = self.inner.upload_part(upload, number, body).await?;
         Ok(if self.other_etag.swap(false, Ordering::Relaxed) { OTHER_ETAG.into() } else { etag })
     }
@@ -450,6 +461,46 @@ async fn a_segment_leaves_the_spool_when_s3_has_confirmed_object_and_manifest() 
     let two = Segment::whole(&bench, &empty);
     bench.drain().await;
     bench.assert_arrived(&two.id, &key().replace(".pcap", "_0002.pcap"), &empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_just_written_is_sent_at_once_and_from_memory() {
+    const PARTS: usize = 12;
+    let bench = Bench::with_bucket("fresh").await;
+    let folder = bench.folder();
+    let (mut writer, threads) = spool::writer::start(&folder, &bench.spool_settings(), bench.counters.clone()).unwrap();
+    let id = new_id();
+    let window = WindowFacts { start: WINDOW, seconds: 900 };
+    let facts = Facts { key: Some(key()), ..Facts::begin(Kind::Capture, id.clone(), INSTANCE.into(), bench.bucket.clone(), window) };
+    let number = SegmentNumber(1);
+    writer.open(number, facts.clone());
+    let store = bench.store().await;
+    // Longer than the test lasts: whoever only looks now and then sends nothing before its end.
+    let settings = Settings { look_every: DEADLINE, ..bench.settings() };
+    let (stop, stopped) = watch::channel(false);
+    let uploading = tokio::spawn(upload::run(settings, folder, bench.counters.clone(), store.clone(), Reserved::default(), stopped));
+    let bytes = pattern(PARTS * 8 * MIB);
+    let began = Instant::now();
+    for (n, piece) in bytes.chunks(MIB).enumerate() {
+        let mut buffer = writer.buffer();
+        buffer.extend_from_slice(piece);
+        writer.append(number, Chunk { bytes: buffer, first_record: None });
+        if (n + 1) % 8 == 0 {
+            let parts = (n as u64 + 1) / 8;
+            until("the part is in S3", || (bench.counters.parts_sent.get() >= parts).then_some(())).await;
+        }
+    }
+    assert!(began.elapsed() < DEADLINE / 2, "{:?}", began.elapsed());
+    let sources = (store.from_memory.load(Ordering::Relaxed) as usize, store.from_file.load(Ordering::Relaxed));
+    assert_eq!(sources, (PARTS, 0), "from memory and from the file (does this file system take direct writes?)");
+    writer.close(number, facts);
+    drop(writer);
+    threads.finish(DEADLINE);
+    stop.send(true).unwrap();
+    uploading.await.unwrap();
+    until("nobody holds the spool", || Folder::open(&bench.spool_settings()).ok()).await;
+    bench.drain().await;
+    bench.assert_arrived(&id, &key(), &bytes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

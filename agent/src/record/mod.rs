@@ -2,6 +2,7 @@
 //! Never: waits for the network; loses a frame (written or counted, once); reopens a window; needs a packet to close one.
 
 pub mod account;
+pub mod buffer;
 pub mod facts;
 pub mod key;
 pub mod pcap;
@@ -12,6 +13,7 @@ pub mod schedule;
 pub mod segment;
 pub mod window;
 
+pub use buffer::Buffer;
 pub use facts::{Facts, Stamp};
 
 /// The form of capture files.
@@ -97,7 +99,7 @@ pub struct SegmentNumber(pub u64);
 #[derive(Debug)]
 pub struct Chunk {
     /// The bytes; the memory comes back by [`Spool::buffer`] when they are written.
-    pub bytes: Vec<u8>,
+    pub bytes: Buffer,
     /// Where in `bytes` the first record that begins here begins, and its stamp.
     pub first_record: Option<(u32, Stamp)>,
 }
@@ -119,11 +121,11 @@ pub const WRITE_BYTES: usize = 256 << 10;
 
 /// Where the recorder puts what it makes. Implemented by the spool; hands over memory, never waits for the network.
 pub trait Spool {
-    /// Capacity of the buffers: a multiple of the page size.
+    /// Capacity of the buffers: a multiple of [`buffer::PAGE_BYTES`].
     const CHUNK_BYTES: usize = 1 << 20;
 
     /// An empty buffer with room for [`Spool::CHUNK_BYTES`]. Waits for the disk when all buffers are on their way to it.
-    fn buffer(&mut self) -> Vec<u8>;
+    fn buffer(&mut self) -> Buffer;
 
     /// Begins a segment: journal first, then the empty file.
     fn open(&mut self, number: SegmentNumber, facts: Facts);

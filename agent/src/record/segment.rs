@@ -2,7 +2,7 @@
 //! Never: touches a disk; copies a frame's bytes more than once; splits a record of a compressed file over two chunks.
 
 use super::pcapng::{self, Packet, Statistics};
-use super::{Chunk, Compression, Facts, Format, SegmentNumber, Spool, Stamp, pcap};
+use super::{Buffer, Chunk, Compression, Facts, Format, SegmentNumber, Spool, Stamp, pcap};
 use crate::capture::Direction;
 use crate::wire::{Link, Origin};
 
@@ -37,7 +37,7 @@ pub struct Segment {
     filter: Option<String>,
     /// Chunks of a compressed file end with a record: each becomes a zstd frame that can be read alone.
     whole_records: bool,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     /// Chunks end at multiples of the chunk size, as long as none was handed over early.
     buffer_bytes: usize,
     first_record: Option<(u32, Stamp)>,

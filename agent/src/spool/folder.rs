@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::budget::Budget;
 use super::failing;
+use super::fresh::Fresh;
 use super::journal::io;
 use super::{Error, Settings};
 
@@ -22,6 +23,7 @@ pub(super) const LOCK: &str = "lock";
 pub struct Folder {
     dir: PathBuf,
     budget: Arc<Budget>,
+    fresh: Arc<Fresh>,
     claimed: Arc<Mutex<BTreeSet<String>>>,
     /// Held, never read: closing it unlocks.
     _lock: Arc<File>,
@@ -76,13 +78,19 @@ impl Folder {
         remove_unfinished(dir)?;
         let budget = Arc::new(Budget::new(dir, settings.max_bytes));
         budget.look()?;
-        Ok(Self { dir: dir.clone(), budget, claimed: Arc::default(), _lock: Arc::new(lock) })
+        Ok(Self { dir: dir.clone(), budget, fresh: Arc::default(), claimed: Arc::default(), _lock: Arc::new(lock) })
     }
 
     /// How many bytes it may hold, and does.
     #[must_use]
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// What was written last.
+    #[must_use]
+    pub fn fresh(&self) -> &Arc<Fresh> {
+        &self.fresh
     }
 
     /// Claims a segment; `None` while another has it.
@@ -129,6 +137,7 @@ impl Folder {
         failing::forget(self, &segment.capture_id)?;
         for path in [&segment.data, &segment.draft, &segment.manifest, &segment.journal].into_iter().flatten() {
             remove_if_there(path)?;
+            self.fresh.forget(path, 0, u64::MAX);
         }
         self.sync()
     }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 pub mod budget;
 pub mod failing;
 pub mod folder;
+pub mod fresh;
 mod give_way;
 pub mod journal;
 pub mod salvage;

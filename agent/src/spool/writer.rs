@@ -2,21 +2,26 @@
 //! Never: loses a chunk because the disk refuses (it tries again, the recorder waits, the kernel counts); changes a byte; takes data
 //! for durable that a failed sync left in doubt.
 //!
+//! A chunk of whole pages is written past the page cache and stays in memory for the uploader (`fresh`); others, which the uploader will
+//! read from the file, go through the page cache.
+//!
 //! Three threads: one writes; one syncs and marks segments as whole, so that a slow sync does not hold up the next write; one looks
 //! at what is there, and makes room if that is the policy.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crc_fast::{CrcAlgorithm, Digest, checksum, checksum_combine};
+use crc_fast::CrcAlgorithm::Crc64Nvme;
+use crc_fast::{checksum, checksum_combine};
+use rustix::fs::OFlags;
 use zstd::bulk::Compressor;
 
 use super::budget::{self, Budget};
@@ -25,8 +30,9 @@ use super::journal::{self, Journal, Open, io};
 use super::{Error, Folder, OnFull, Settings, give_way};
 use crate::host::clock::{Clock, SystemClock};
 use crate::observe::counters::{Count, Counters};
+use crate::record::buffer::PAGE_BYTES;
 use crate::record::facts::Index;
-use crate::record::{self, Chunk, Compression, Facts, Room, SegmentNumber, Spool, WRITE_BYTES};
+use crate::record::{self, Buffer, Chunk, Compression, Facts, Room, SegmentNumber, Spool, WRITE_BYTES};
 
 /// Buffers between the recorder and the disk: 64 MiB, half a second at 1 Gb/s.
 const BUFFERS_MAX: usize = 64;
@@ -74,10 +80,19 @@ struct Extent {
     crc64nvme: u64,
 }
 
+impl Extent {
+    /// With so many bytes more, whose checksum is this.
+    fn and(self, bytes: u64, crc64nvme: u64) -> Self {
+        Self { bytes: self.bytes + bytes, crc64nvme: checksum_combine(Crc64Nvme, self.crc64nvme, crc64nvme, bytes) }
+    }
+}
+
 /// A segment's file.
 struct Data {
-    path: PathBuf,
+    path: Arc<Path>,
     file: File,
+    /// The same file past the page cache, where the file system has that.
+    direct: Option<File>,
     /// What a sync has confirmed; of the syncing thread alone.
     durable: Mutex<Extent>,
     /// The disk has lost bytes of it that no one has any more.
@@ -87,7 +102,7 @@ struct Data {
 /// The recorder's end: implements [`Spool`].
 pub struct Writer {
     orders: SyncSender<Order>,
-    empty: Receiver<Vec<u8>>,
+    empty: Receiver<Buffer>,
     made: usize,
     budget: Arc<Budget>,
     on_full: OnFull,
@@ -168,7 +183,7 @@ pub fn start(folder: &Folder, settings: &Settings, counters: Arc<Counters>) -> R
         files: HashMap::new(),
         compressor: Compressor::new(ZSTD_LEVEL).map_err(failed("start compression for"))?,
         compressed: Vec::new(),
-        back,
+        back: Arc::new(back),
         syncs,
         patient: patient.clone(),
     };
@@ -214,19 +229,19 @@ impl Writer {
 }
 
 impl Spool for Writer {
-    fn buffer(&mut self) -> Vec<u8> {
+    fn buffer(&mut self) -> Buffer {
         if let Ok(buffer) = self.empty.try_recv() {
             return buffer;
         }
         if self.made < BUFFERS_MAX {
             self.made += 1;
-            return Vec::with_capacity(Self::CHUNK_BYTES);
+            return Buffer::with_capacity(Self::CHUNK_BYTES);
         }
         loop {
             match self.empty.recv_timeout(BEAT_EVERY) {
                 Ok(buffer) => return buffer,
                 Err(RecvTimeoutError::Timeout) => self.beat(),
-                Err(RecvTimeoutError::Disconnected) => return Vec::with_capacity(Self::CHUNK_BYTES),
+                Err(RecvTimeoutError::Disconnected) => return Buffer::with_capacity(Self::CHUNK_BYTES),
             }
         }
     }
@@ -329,20 +344,14 @@ struct Growing {
     data: Arc<Data>,
     capture_id: String,
     compression: Compression,
-    bytes: u64,
-    checksum: Digest,
+    /// What is written.
+    extent: Extent,
     index: Index,
     dirty: bool,
     /// What the disk had no room for, and what came after that.
     waiting: VecDeque<Waiting>,
     /// A chunk was given up: nothing may follow it, and the next start cuts the file after its last whole record.
     torn: bool,
-}
-
-impl Growing {
-    fn extent(&self) -> Extent {
-        Extent { bytes: self.bytes, crc64nvme: self.checksum.finalize() }
-    }
 }
 
 /// What is still to be done for a segment.
@@ -358,7 +367,7 @@ struct Writing {
     files: HashMap<SegmentNumber, Growing>,
     compressor: Compressor<'static>,
     compressed: Vec<u8>,
-    back: SyncSender<Vec<u8>>,
+    back: Arc<SyncSender<Buffer>>,
     syncs: SyncSender<Sync>,
     patient: Patient,
 }
@@ -425,11 +434,16 @@ impl Writing {
         });
         let Some(file) = file else { return };
         let growing = Growing {
-            data: Arc::new(Data { path, file, durable: Mutex::default(), lost: AtomicBool::new(false) }),
+            data: Arc::new(Data {
+                direct: direct(&path),
+                path: path.into(),
+                file,
+                durable: Mutex::default(),
+                lost: AtomicBool::new(false),
+            }),
             capture_id: facts.capture_id.clone(),
             compression: facts.compression,
-            bytes: 0,
-            checksum: Digest::new(CrcAlgorithm::Crc64Nvme),
+            extent: Extent::default(),
             index: Index::default(),
             dirty: false,
             waiting: VecDeque::new(),
@@ -441,7 +455,7 @@ impl Writing {
     fn append(&mut self, number: SegmentNumber, chunk: Chunk) {
         match self.files.get_mut(&number) {
             Some(growing) => growing.waiting.push_back(Waiting::Chunk(chunk)),
-            None => return self.give_back(chunk),
+            None => return self.give_back(chunk.bytes),
         }
         self.go_on(number);
     }
@@ -457,13 +471,11 @@ impl Writing {
                 Some(Waiting::End(facts)) => self.end(growing, *facts),
                 Some(Waiting::Chunk(chunk)) => {
                     growing.torn |= growing.data.lost.load(Ordering::Acquire);
-                    let written = growing.torn || chunk.bytes.is_empty() || self.write(&mut growing, &chunk);
-                    match written {
-                        true => self.give_back(chunk),
-                        false => growing.waiting.push_front(Waiting::Chunk(chunk)),
-                    }
+                    let refused = self.write(&mut growing, chunk);
+                    let full = refused.is_some();
+                    refused.into_iter().for_each(|chunk| growing.waiting.push_front(Waiting::Chunk(chunk)));
                     self.files.insert(number, growing);
-                    if !written {
+                    if full {
                         return;
                     }
                 }
@@ -471,54 +483,68 @@ impl Writing {
         }
     }
 
-    /// Writes a chunk at the end of its file; false when the disk is full.
-    fn write(&mut self, growing: &mut Growing, chunk: &Chunk) -> bool {
-        let data = match growing.compression {
-            Compression::None => &chunk.bytes,
-            Compression::Zstd => {
-                self.compressed.clear();
-                self.compressed.reserve(zstd::zstd_safe::compress_bound(chunk.bytes.len()));
-                let compressed = self.patient.insist(|| {
-                    let done = self.compressor.compress_to_buffer(&chunk.bytes, &mut self.compressed);
-                    done.map_err(io("compress a chunk of", &growing.data.path))
-                });
-                if compressed.is_none() {
-                    growing.torn = true;
-                    return true;
+    /// Writes a chunk at the end of its file; gives it again when the disk is full.
+    fn write(&mut self, growing: &mut Growing, chunk: Chunk) -> Option<Chunk> {
+        let compress = growing.compression == Compression::Zstd;
+        growing.torn |= compress && !self.compress(&growing.data.path, &chunk.bytes);
+        if growing.torn || chunk.bytes.is_empty() {
+            self.give_back(chunk.bytes);
+            return None;
+        }
+        let data: &[u8] = if compress { &self.compressed } else { &chunk.bytes };
+        let (at, file) = (growing.extent.bytes, &growing.data);
+        let may_pass_cache = !compress && chunk.bytes.is_whole_pages() && at.is_multiple_of(PAGE_BYTES as u64);
+        let direct = file.direct.as_ref().filter(|_| may_pass_cache && self.folder.fresh().makes_room());
+        let mut past_cache = false;
+        let written = self.patient.insist(|| {
+            // What is not taken that way, for whatever reason, is given the other way.
+            past_cache = direct.is_some_and(|direct| direct.write_at(data, at).is_ok_and(|bytes| bytes == data.len()));
+            match if past_cache { Ok(()) } else { write_all(&file.file, data, at) } {
+                Err(cause) if budget::is_full(&cause) && !self.patient.gives_up() => {
+                    self.folder.budget().refuse();
+                    Ok(false)
                 }
-                &self.compressed
+                done => done.map(|()| true).map_err(io("write to", &file.path)),
             }
-        };
-        let (budget, patient, file) = (self.folder.budget(), &self.patient, &growing.data);
-        let written = patient.insist(|| match write_all(&file.file, data, growing.bytes) {
-            Err(cause) if budget::is_full(&cause) && !patient.gives_up() => {
-                budget.refuse();
-                Ok(false)
-            }
-            done => done.map(|()| true).map_err(io("write to", &file.path)),
         });
         match written {
-            Some(true) => {
-                if let Some((at, time)) = chunk.first_record {
-                    let at = if growing.compression == Compression::Zstd { 0 } else { u64::from(at) };
-                    growing.index.note(growing.bytes + at, time);
-                }
-                growing.bytes += data.len() as u64;
-                growing.checksum.update(data);
-                growing.dirty = true;
+            Some(true) => {}
+            Some(false) => return Some(chunk),
+            None => {
+                growing.torn = true;
+                self.give_back(chunk.bytes);
+                return None;
             }
-            Some(false) => return false,
-            None => growing.torn = true,
         }
-        true
+        if let Some((record_at, time)) = chunk.first_record {
+            growing.index.note(at + if compress { 0 } else { u64::from(record_at) }, time);
+        }
+        let crc64nvme = checksum(Crc64Nvme, data);
+        growing.extent = growing.extent.and(data.len() as u64, crc64nvme);
+        growing.dirty = true;
+        if past_cache {
+            self.folder.budget().settle(data.len() as u64);
+            self.folder.fresh().keep(&growing.data.path, at, crc64nvme, chunk.bytes, &self.back);
+        } else {
+            self.give_back(chunk.bytes);
+        }
+        None
     }
 
-    fn give_back(&self, chunk: Chunk) {
-        let mut bytes = chunk.bytes;
-        self.folder.budget().settle(bytes.len() as u64);
-        bytes.clear();
+    /// Compresses a chunk of the file at `path`; false when that is given up.
+    fn compress(&mut self, path: &Path, bytes: &[u8]) -> bool {
+        let Self { compressed, compressor, patient, .. } = self;
+        compressed.clear();
+        compressed.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
+        let done = patient.insist(|| compressor.compress_to_buffer(bytes, compressed).map_err(io("compress a chunk of", path)));
+        done.is_some()
+    }
+
+    fn give_back(&self, mut buffer: Buffer) {
+        self.folder.budget().settle(buffer.len() as u64);
+        buffer.clear();
         // The recorder's end is gone at the end of the process only.
-        let _ = self.back.try_send(bytes);
+        let _ = self.back.try_send(buffer);
     }
 
     fn end(&self, growing: Growing, facts: Facts) {
@@ -527,8 +553,8 @@ impl Writing {
             tracing::error!(capture_id, "not all of a segment is on disk; what is will be sent after the next start");
             return;
         }
-        let extent = growing.extent();
-        let facts = Box::new(Facts { file_bytes: growing.bytes, index: growing.index, ..facts });
+        let extent = growing.extent;
+        let facts = Box::new(Facts { file_bytes: extent.bytes, index: growing.index, ..facts });
         self.sync(Sync::Whole(facts, Some((growing.data, extent))));
     }
 
@@ -541,7 +567,7 @@ impl Writing {
 
     fn draft(&mut self, number: SegmentNumber, mut facts: Facts) {
         let Some(growing) = self.files.get(&number) else { return };
-        facts.file_bytes = growing.bytes;
+        facts.file_bytes = growing.extent.bytes;
         facts.index = growing.index.clone();
         let path = self.folder.path(&growing.capture_id, "draft");
         // A draft is a convenience of salvage: without it the counts of drops are lost, no frame is.
@@ -553,7 +579,7 @@ impl Writing {
     fn ask_for_sync(&mut self) {
         for growing in self.files.values_mut().filter(|growing| growing.dirty) {
             // A sync that is still under way covers less; the next round asks again.
-            if self.syncs.try_send(Sync::Data(growing.data.clone(), growing.extent())).is_ok() {
+            if self.syncs.try_send(Sync::Data(growing.data.clone(), growing.extent)).is_ok() {
                 growing.dirty = false;
             }
         }
@@ -564,6 +590,12 @@ impl Writing {
             tracing::error!("the spool's syncing thread is gone; segments are not marked as whole until the agent is restarted");
         }
     }
+}
+
+/// Opens a file past the page cache; `None` where that cannot be had (not every file system has it).
+fn direct(path: &Path) -> Option<File> {
+    let opened = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
+    opened.inspect_err(|cause| tracing::debug!("writing to {} goes through the page cache: {cause}", path.display())).ok()
 }
 
 /// Writes all of `data` at `offset`.
@@ -670,8 +702,8 @@ fn write_again(disk: &mut impl Disk, data: &Data, durable: Extent, extent: Exten
             if rewrite {
                 disk.write(&data.file, piece, at).map_err(io("write again to", &data.path))?;
             } else {
-                let (crc64nvme, bytes) = (checksum(CrcAlgorithm::Crc64Nvme, piece), piece.len() as u64);
-                read.crc64nvme = checksum_combine(CrcAlgorithm::Crc64Nvme, read.crc64nvme, crc64nvme, bytes);
+                let (crc64nvme, bytes) = (checksum(Crc64Nvme, piece), piece.len() as u64);
+                read.crc64nvme = checksum_combine(Crc64Nvme, read.crc64nvme, crc64nvme, bytes);
             }
             at += piece.len() as u64;
         }

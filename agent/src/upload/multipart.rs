@@ -678,21 +678,25 @@ async fn send_part<S: Store>(
     known: Option<u64>,
 ) -> Result<Part, Error> {
     let _permit = way.permits.take().await;
+    // What was sent before with another checksum is for the file to tell.
+    let fresh = way.folder.fresh().section(&path, section.offset, section.bytes);
+    let fresh = fresh.filter(|fresh| known.is_none_or(|known| known == fresh.crc64nvme));
     let read = path.clone();
-    let crc64nvme = blocking(move || match known {
-        Some(known) => check(&read, section, known).map(|()| known),
-        None => checksum::of_section(&read, section).map_err(failed("read", &read)),
-    });
-    let crc64nvme = crc64nvme.await??;
+    let crc64nvme = match (&fresh, known) {
+        (Some(fresh), _) => fresh.crc64nvme,
+        (None, Some(known)) => blocking(move || check(&read, section, known)).await?.map(|()| known)?,
+        (None, None) => blocking(move || checksum::of_section(&read, section).map_err(failed("read", &read))).await??,
+    };
     let part = |etag| Part { number, bytes: section.bytes, crc64nvme, etag };
     if let Some(there) = listed.filter(|there| there.crc64nvme == Some(crc64nvme)) {
         return Ok(part(there.etag));
     }
     let begun = Instant::now();
-    let body = Body { path: path.clone(), section, crc64nvme };
+    let body = Body { path: path.clone(), section, crc64nvme, pieces: fresh.map(|fresh| fresh.pieces) };
     match way.store.upload_part(upload, number, &body).await {
         Ok(etag) => {
             way.permits.arrived();
+            way.folder.fresh().forget(&path, section.offset, section.bytes);
             way.counters.parts_sent.add(1);
             way.counters.bytes_sent.add(section.bytes);
             Ok(part(etag))

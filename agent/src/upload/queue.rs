@@ -135,6 +135,12 @@ impl<K> Queue<K> {
         taken
     }
 
+    /// Growing segments have grown: what went well is looked at again at once.
+    pub fn grew(&mut self, now: Instant) {
+        let growing = self.entries.values_mut().filter(|entry| !entry.whole && !entry.held_back && entry.failures == 0);
+        growing.for_each(|entry| entry.due = entry.due.min(now));
+    }
+
     /// Takes note of how a try ended. Gives after a failure how many there were in a row, and how long the next one waits.
     pub fn ended(&mut self, id: &str, kept: Option<K>, ended: Ended, now: Instant) -> Option<(u32, Duration)> {
         if ended == Ended::Gone {
@@ -157,7 +163,8 @@ impl<K> Queue<K> {
         self.progress += u64::from(further && (entry.whole || ended == Ended::Gone));
         let Ended::Failed { damaged, cause, .. } = ended else {
             (entry.failures, entry.failing, entry.passed, entry.poison, entry.last_error) = (0, None, None, false, None);
-            entry.due = now + look_every;
+            // Where something came there may be more by now.
+            entry.due = if further { now } else { now + look_every };
             return None;
         };
         let since = entry.failing.filter(|_| !further).map_or(now, |(since, _)| since);

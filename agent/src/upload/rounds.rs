@@ -226,6 +226,7 @@ impl<S: Store> Rounds<S> {
     }
 
     async fn go_round(&mut self, mut stop: watch::Receiver<bool>, until_empty: bool) {
+        let fresh = self.way.folder.fresh().clone();
         loop {
             self.way.counters.upload_rounds.add(1);
             match self.look().await {
@@ -244,6 +245,7 @@ impl<S: Store> Rounds<S> {
             tokio::select! {
                 _ = stop.wait_for(|&stop| stop) => return,
                 () = sleep(self.settings.look_every) => {}
+                () = fresh.grown() => self.queue.grew(Instant::now()),
                 Some(done) = self.tries.join_next_with_id(), if !self.tries.is_empty() => match done {
                     Ok((id, done)) => {
                         self.under_way.remove(&id);

@@ -4,7 +4,11 @@
 //! of retry tokens, weakens a checksum.
 //! Spec: Amazon S3 API Reference; AWS SDK for Rust Developer Guide "Configuring timeouts" and "Configuring retries".
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::error::Error as StdError;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
@@ -18,6 +22,8 @@ use aws_sdk_s3::primitives::{ByteStream, Length, SdkBody};
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, ServerSideEncryption, StorageClass,
 };
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use http_body_util::Limited;
 
 use super::Settings;
@@ -438,10 +444,29 @@ fn unanswered(act: &'static str, place: &Place, cause: &str) -> Error {
     Error { class: Class::Transient, act, place: place.clone(), cause: cause.into() }
 }
 
+/// Bytes in memory as the body of a request, without copying them.
+struct Pieces(VecDeque<Bytes>);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
+
 /// The section as a body that can be read again for a second attempt.
 async fn stream(body: &Body) -> Result<ByteStream, String> {
     if body.section.bytes == 0 {
         return Ok(ByteStream::from_static(&[]));
+    }
+    if let Some(pieces) = body.pieces.clone() {
+        return Ok(ByteStream::new(SdkBody::retryable(move || SdkBody::from_body_1_x(Pieces(pieces.clone().into())))));
     }
     let read = ByteStream::read_from().path(&body.path).offset(body.section.offset).buffer_size(READ_BYTES);
     read.length(Length::Exact(body.section.bytes)).build().await.map_err(|cause| format!("{}: {cause}", body.path.display()))
@@ -451,6 +476,7 @@ async fn stream(body: &Body) -> Result<ByteStream, String> {
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
+    use crate::upload::plan::Section;
     use aws_config::profile::ProfileFileCredentialsProvider;
     use aws_config::{BehaviorVersion, Region};
     use aws_credential_types::credential_fn::provide_credentials_fn;
@@ -460,6 +486,7 @@ mod tests {
     use axum::http::{HeaderMap, Method, StatusCode};
     use axum::response::IntoResponse;
     use axum::{Router, routing};
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::net::TcpListener;
     use tokio::time::timeout;
@@ -511,6 +538,28 @@ mod tests {
         let upload = Upload { place: place(), id: "u".into() };
         let listed = timeout(Duration::from_secs(5), store.list_parts(&upload)).await;
         assert_eq!(listed.map(|listed| listed.unwrap()), Ok(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_part_from_memory_is_sent_whole_also_the_second_time() {
+        let tries = Arc::new(AtomicU32::new(0));
+        let answer = move |headers: HeaderMap, body: Bytes| {
+            let first = tries.fetch_add(1, Ordering::Relaxed) == 0;
+            async move {
+                let whole = *body == *b"from three pieces" && headers["content-length"] == "17";
+                match (whole, first) {
+                    (false, _) => (StatusCode::BAD_REQUEST, [("etag", "torn")]),
+                    (true, true) => (StatusCode::INTERNAL_SERVER_ERROR, [("etag", "later")]),
+                    (true, false) => (StatusCode::OK, [("etag", "taken")]),
+                }
+            }
+        };
+        let store = store(Router::new().fallback(answer)).await;
+        let pieces: Vec<_> = [b"from ".as_slice(), b"three ", b"pieces"].map(Bytes::from_static).into();
+        let crc64nvme = super::super::checksum::of_bytes(&pieces.concat());
+        let body = Body { path: "nowhere".into(), section: Section { offset: 0, bytes: 17 }, crc64nvme, pieces: Some(pieces) };
+        let upload = Upload { place: place(), id: "u".into() };
+        assert_eq!(store.upload_part(&upload, 1, &body).await.unwrap(), "taken");
     }
 
     #[tokio::test]

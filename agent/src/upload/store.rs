@@ -6,6 +6,8 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 
+use bytes::Bytes;
+
 use super::plan::Section;
 use crate::record::Stamp;
 use crate::spool::journal::Part;
@@ -56,6 +58,8 @@ pub struct Body {
     pub section: Section,
     /// CRC64NVME of that section; the store refuses bytes that have another.
     pub crc64nvme: u64,
+    /// The section's bytes, one piece after the other, where they are still in memory: nobody needs to read the file then.
+    pub pieces: Option<Vec<Bytes>>,
 }
 
 /// A whole object, as it shall be.

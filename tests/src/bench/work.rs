@@ -21,7 +21,7 @@ use tapfleet::record::facts::{Kind, WindowFacts};
 use tapfleet::record::key::Names;
 use tapfleet::record::recorder::Recorder;
 use tapfleet::record::segment::{Entry, Segment};
-use tapfleet::record::{self, Chunk, Compression, Facts, Format, Precision, Room, SegmentNumber, Spool, Stamp};
+use tapfleet::record::{self, Buffer, Chunk, Compression, Facts, Format, Precision, Room, SegmentNumber, Spool, Stamp};
 use tapfleet::wire::{self, Inline, Rules};
 
 use super::report::{Column, Contest, Figure, Verdict};
@@ -172,11 +172,11 @@ impl Clock for StdClock {
 
 /// A spool that forgets.
 #[derive(Default)]
-struct Nowhere(Vec<Vec<u8>>);
+struct Nowhere(Vec<Buffer>);
 
 impl Spool for Nowhere {
-    fn buffer(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_else(|| Vec::with_capacity(Self::CHUNK_BYTES))
+    fn buffer(&mut self) -> Buffer {
+        self.0.pop().unwrap_or_else(|| Buffer::with_capacity(Self::CHUNK_BYTES))
     }
 
     fn append(&mut self, _: SegmentNumber, chunk: Chunk) {

@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use super::*;
-use crate::record::{Chunk, Compression};
+use crate::record::{Buffer, Chunk, Compression};
 use crate::wire::{Ignored, Notes, Via};
 
 /// 2026-11-22T00:15:00Z, the start of a window.
@@ -60,9 +60,9 @@ struct Kept {
 struct Memory(Arc<Mutex<Kept>>);
 
 impl Spool for Memory {
-    fn buffer(&mut self) -> Vec<u8> {
+    fn buffer(&mut self) -> Buffer {
         self.0.lock().unwrap().buffers_out += 1;
-        Vec::with_capacity(Self::CHUNK_BYTES)
+        Buffer::with_capacity(Self::CHUNK_BYTES)
     }
     fn open(&mut self, number: SegmentNumber, facts: Facts) {
         assert!(facts.key.is_some(), "the key is chosen before the first byte");
@@ -70,13 +70,13 @@ impl Spool for Memory {
     }
     fn append(&mut self, number: SegmentNumber, chunk: Chunk) {
         let mut kept = self.0.lock().unwrap();
-        assert!(chunk.bytes.len() <= Self::CHUNK_BYTES && chunk.bytes.capacity() == Self::CHUNK_BYTES);
+        assert!(chunk.bytes.len() <= Self::CHUNK_BYTES);
         kept.buffers_out -= 1;
         if chunk.bytes.is_empty() {
             return;
         }
         kept.chunks.push(chunk.bytes.len());
-        kept.open.get_mut(&number).unwrap().extend(chunk.bytes);
+        kept.open.get_mut(&number).unwrap().extend_from_slice(&chunk.bytes);
     }
     fn draft(&mut self, _: SegmentNumber, _: Facts) {
         self.0.lock().unwrap().drafts += 1;

@@ -56,8 +56,14 @@ fn what_a_failed_sync_left_in_doubt_is_written_again_before_it_counts_as_durable
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
     let content: Vec<u8> = (0..3000).map(|n| (n % 251) as u8).collect();
     let patient = Patient { abandon: Arc::default(), counters: Arc::default(), thread: Thread::Sync };
-    let extent = |bytes: usize| Extent { bytes: bytes as u64, crc64nvme: checksum(CrcAlgorithm::Crc64Nvme, &content[..bytes]) };
-    let data = || Data { path: path.clone(), file: file.try_clone().unwrap(), durable: Mutex::default(), lost: AtomicBool::new(false) };
+    let extent = |bytes: usize| Extent { bytes: bytes as u64, crc64nvme: checksum(Crc64Nvme, &content[..bytes]) };
+    let data = || Data {
+        path: path.clone().into(),
+        file: file.try_clone().unwrap(),
+        direct: None,
+        durable: Mutex::default(),
+        lost: AtomicBool::new(false),
+    };
     let died = Arc::new(AtomicBool::new(false));
     for failures in [0, 1, 3] {
         let (data, mut disk) = (data(), Forgetful::default());
@@ -227,7 +233,7 @@ fn a_full_spool_makes_room_by_drop_oldest_for_as_much_as_is_needed() {
 fn chunk(writer: &mut Writer, byte: u8, bytes: usize) -> Chunk {
     let mut buffer = writer.buffer();
     assert!(buffer.is_empty(), "a buffer comes back empty");
-    buffer.resize(bytes, byte);
+    buffer.extend_from_slice(&vec![byte; bytes]);
     Chunk { bytes: buffer, first_record: Some((0, Stamp(u64::from(byte)))) }
 }
 
@@ -256,6 +262,64 @@ fn a_segment_grows_in_its_file_and_is_marked_as_whole_at_its_end() {
     assert_eq!(written.file_bytes, bytes.len() as u64);
     assert_eq!(written.index.entries.len(), 200);
     assert_eq!(written.index.entries[3].offset, 3 << 20);
+}
+
+#[test]
+fn chunks_of_whole_pages_stay_in_memory_and_all_of_them_reach_the_file_in_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, mut writer, threads) = spool(dir.path());
+    let facts = facts(Compression::None);
+    let number = SegmentNumber(1);
+    writer.open(number, facts.clone());
+    // The second begins where no page does, the third where one does again, the last ends anywhere.
+    let lengths = [Writer::CHUNK_BYTES, 5000, Writer::CHUNK_BYTES - 5000, Writer::CHUNK_BYTES, 2 * PAGE_BYTES, 7];
+    for (byte, bytes) in (0..).zip(lengths) {
+        let chunk = chunk(&mut writer, byte, bytes);
+        writer.append(number, chunk);
+    }
+    writer.close(number, facts);
+    drop(writer);
+    threads.finish(Duration::from_secs(60));
+    let segment = &folder.segments().unwrap()[0];
+    let path = segment.data.as_ref().unwrap();
+    let bytes = fs::read(path).unwrap();
+    let wanted: Vec<u8> = (0u8..).zip(lengths).flat_map(|(byte, bytes)| vec![byte; bytes]).collect();
+    assert!(bytes == wanted, "{} bytes of {}", bytes.len(), wanted.len());
+    let whole = direct(path).is_some();
+    let mut at = 0;
+    for (bytes, aligned) in lengths.into_iter().zip([true, false, false, true, true, false]) {
+        let section = folder.fresh().section(path, at as u64, bytes as u64);
+        assert_eq!(section.is_some(), whole && aligned, "{bytes} bytes at {at}; direct writes: {whole}");
+        if let Some(section) = section {
+            assert!(section.pieces.concat() == wanted[at..at + bytes]);
+            assert_eq!(section.crc64nvme, checksum(Crc64Nvme, &wanted[at..at + bytes]));
+        }
+        at += bytes;
+    }
+    folder.remove(segment).unwrap();
+    assert!(folder.fresh().section(path, 0, lengths[0] as u64).is_none(), "nothing is kept of what is gone");
+}
+
+#[test]
+fn memory_that_is_kept_for_the_uploader_does_not_hold_up_the_recorder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, mut writer, threads) = spool(dir.path());
+    let facts = facts(Compression::None);
+    let number = SegmentNumber(1);
+    let path = folder.path(&facts.capture_id, "pcap");
+    writer.open(number, facts.clone());
+    let mut read = Vec::new();
+    for n in 0..4 * BUFFERS_MAX {
+        let chunk = chunk(&mut writer, n as u8, Writer::CHUNK_BYTES);
+        writer.append(number, chunk);
+        // As requests do that S3 does not answer.
+        read.extend((0..=n as u64).rev().find_map(|n| folder.fresh().section(&path, n << 20, 1 << 20)));
+    }
+    writer.close(number, facts);
+    drop(writer);
+    threads.finish(Duration::from_secs(60));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 4 * (BUFFERS_MAX as u64) << 20);
+    assert_eq!(direct(&path).is_some(), !read.is_empty());
 }
 
 #[test]

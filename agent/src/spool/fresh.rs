@@ -1,0 +1,246 @@
+//! What was written last, kept in memory for the uploader: as long as it keeps up, nothing is read back from the disk.
+//! In: chunks of files, each once it is written. Out: sections of files whose chunks are all here, with their checksum.
+//! Never: holds more than [`CHUNKS_MAX`] chunks, also while requests still hold them; makes anybody wait; answers with a part of a section.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use crc_fast::CrcAlgorithm::Crc64Nvme;
+use crc_fast::{checksum, checksum_combine};
+use tokio::sync::Notify;
+
+use crate::record::Buffer;
+
+/// The most chunks that are kept: 40 MiB, a part on its way and the next one, with what comes until it is asked for. The recorder's other
+/// buffers are on their way to the disk.
+pub const CHUNKS_MAX: usize = 40;
+
+/// After so many bytes the uploader is told: less than that is hardly ever worth a look.
+const TELL_BYTES: u64 = 8 << 20;
+
+/// The chunks that are kept.
+#[derive(Default, Debug)]
+pub struct Fresh {
+    /// Oldest first.
+    chunks: Mutex<VecDeque<Kept>>,
+    /// Chunks whose memory is not back, kept or not.
+    lent: Arc<AtomicUsize>,
+    untold_bytes: AtomicU64,
+    grown: Notify,
+}
+
+/// A chunk of a file.
+#[derive(Debug)]
+struct Kept {
+    path: Arc<Path>,
+    offset: u64,
+    crc64nvme: u64,
+    memory: Arc<Lent>,
+}
+
+/// A chunk's memory; it goes back to the recorder when nobody reads it any more.
+#[derive(Debug)]
+struct Lent {
+    buffer: Option<Buffer>,
+    home: Weak<SyncSender<Buffer>>,
+    lent: Arc<AtomicUsize>,
+}
+
+/// A section of a file, from memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Section {
+    /// Its bytes, one after the other.
+    pub pieces: Vec<Bytes>,
+    /// The CRC64NVME of them all.
+    pub crc64nvme: u64,
+}
+
+impl Fresh {
+    /// Whether a further chunk can be kept. The oldest that nobody reads goes for it.
+    #[must_use]
+    pub fn makes_room(&self) -> bool {
+        let mut chunks = self.chunks();
+        if self.lent.load(Ordering::Acquire) >= CHUNKS_MAX
+            && let Some(oldest) = chunks.iter().position(|kept| Arc::strong_count(&kept.memory) == 1)
+        {
+            chunks.remove(oldest);
+        }
+        self.lent.load(Ordering::Acquire) < CHUNKS_MAX
+    }
+
+    /// Keeps a chunk that stands in the file at `path` from `offset` on. Its memory goes back by `home`.
+    pub fn keep(&self, path: &Arc<Path>, offset: u64, crc64nvme: u64, buffer: Buffer, home: &Arc<SyncSender<Buffer>>) {
+        let bytes = buffer.len() as u64;
+        self.lent.fetch_add(1, Ordering::AcqRel);
+        let memory = Arc::new(Lent { buffer: Some(buffer), home: Arc::downgrade(home), lent: self.lent.clone() });
+        self.chunks().push_back(Kept { path: path.clone(), offset, crc64nvme, memory });
+        if self.untold_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= TELL_BYTES {
+            self.untold_bytes.store(0, Ordering::Relaxed);
+            self.grown.notify_one();
+        }
+    }
+
+    /// A section of the file at `path`, if all of it is here. The memory is not used again before the answer is dropped.
+    #[must_use]
+    pub fn section(&self, path: &Path, offset: u64, bytes: u64) -> Option<Section> {
+        let (mut at, end) = (offset, offset.checked_add(bytes)?);
+        let mut section = Section { pieces: Vec::new(), crc64nvme: checksum(Crc64Nvme, &[]) };
+        let chunks = self.chunks();
+        for kept in chunks.iter().filter(|kept| *kept.path == *path && kept.is_within(offset, end)) {
+            if kept.offset != at {
+                return None;
+            }
+            section.crc64nvme = checksum_combine(Crc64Nvme, section.crc64nvme, kept.crc64nvme, kept.memory.len());
+            section.pieces.push(Bytes::from_owner(Reader(kept.memory.clone())));
+            at = kept.end();
+        }
+        (bytes > 0 && at == end).then_some(section)
+    }
+
+    /// A section has been sent: what is kept of it is of no more use.
+    pub fn forget(&self, path: &Path, offset: u64, bytes: u64) {
+        let end = offset.saturating_add(bytes);
+        self.chunks().retain(|kept| *kept.path != *path || !kept.is_within(offset, end));
+    }
+
+    /// Waits until there is enough to look for.
+    pub async fn grown(&self) {
+        self.grown.notified().await;
+    }
+
+    fn chunks(&self) -> MutexGuard<'_, VecDeque<Kept>> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn end(&self) -> u64 {
+        self.offset + self.memory.len()
+    }
+
+    fn is_within(&self, offset: u64, end: u64) -> bool {
+        self.offset >= offset && self.end() <= end
+    }
+}
+
+impl Lent {
+    fn bytes(&self) -> &[u8] {
+        self.buffer.as_deref().unwrap_or_default()
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes().len() as u64
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.lent.fetch_sub(1, Ordering::AcqRel);
+        // The spool's end is gone at the end of the process only.
+        if let (Some(mut buffer), Some(home)) = (self.buffer.take(), self.home.upgrade()) {
+            buffer.clear();
+            let _ = home.try_send(buffer);
+        }
+    }
+}
+
+/// Who reads a chunk.
+struct Reader(Arc<Lent>);
+
+impl AsRef<[u8]> for Reader {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    const BYTES: u64 = 1000;
+
+    fn home() -> (Arc<SyncSender<Buffer>>, Receiver<Buffer>) {
+        let (home, back) = sync_channel(2 * CHUNKS_MAX);
+        (Arc::new(home), back)
+    }
+
+    fn path(name: &str) -> Arc<Path> {
+        Arc::from(Path::new(name))
+    }
+
+    fn chunk(number: u64) -> Buffer {
+        let mut buffer = Buffer::with_capacity(BYTES as usize);
+        buffer.extend_from_slice(&vec![number as u8; BYTES as usize]);
+        buffer
+    }
+
+    fn keep(fresh: &Fresh, path: &Arc<Path>, numbers: impl Iterator<Item = u64>, home: &Arc<SyncSender<Buffer>>) {
+        for number in numbers {
+            let buffer = chunk(number);
+            fresh.keep(path, number * BYTES, checksum(Crc64Nvme, &buffer), buffer, home);
+        }
+    }
+
+    #[test]
+    fn a_section_is_answered_when_all_of_it_is_here_and_with_its_checksum() {
+        let (fresh, (home, back)) = (Fresh::default(), home());
+        let (one, other) = (path("one"), path("other"));
+        keep(&fresh, &one, [0, 1, 2, 4].into_iter(), &home);
+        keep(&fresh, &other, [3].into_iter(), &home);
+        let section = fresh.section(&one, BYTES, 2 * BYTES).unwrap();
+        let bytes = section.pieces.concat();
+        assert_eq!(bytes, [vec![1; BYTES as usize], vec![2; BYTES as usize]].concat());
+        assert_eq!(section.crc64nvme, checksum(Crc64Nvme, &bytes));
+        for (what, offset, bytes) in [
+            ("a chunk of another file in between", 2 * BYTES, 3 * BYTES),
+            ("only a part of a chunk", BYTES, BYTES + 1),
+            ("from within a chunk", 1, BYTES),
+            ("more than there is", 4 * BYTES, 2 * BYTES),
+            ("nothing", BYTES, 0),
+            ("beyond all numbers", u64::MAX, BYTES),
+        ] {
+            assert_eq!(fresh.section(&one, offset, bytes), None, "{what}");
+        }
+        fresh.forget(&one, 0, 3 * BYTES);
+        assert_eq!(back.try_iter().count(), 1, "what is still read is not used again");
+        drop(section);
+        assert_eq!(back.try_iter().count(), 2);
+        assert!(fresh.section(&one, 0, BYTES).is_none() && fresh.section(&one, 4 * BYTES, BYTES).is_some());
+    }
+
+    #[test]
+    fn the_oldest_chunk_that_nobody_reads_makes_room_and_what_is_read_counts_until_it_is_not() {
+        let (fresh, (home, back)) = (Fresh::default(), home());
+        let one = path("one");
+        keep(&fresh, &one, 0..CHUNKS_MAX as u64, &home);
+        let read = fresh.section(&one, 0, BYTES).unwrap();
+        assert!(fresh.makes_room());
+        assert!(fresh.section(&one, BYTES, BYTES).is_none() && fresh.section(&one, 0, BYTES).is_some());
+        keep(&fresh, &one, [CHUNKS_MAX as u64].into_iter(), &home);
+        let all: Vec<_> = (2..=CHUNKS_MAX as u64).filter_map(|number| fresh.section(&one, number * BYTES, BYTES)).collect();
+        assert!(all.len() == CHUNKS_MAX - 1 && !fresh.makes_room(), "all are read");
+        // Also of a file that is gone.
+        fresh.forget(&one, 0, u64::MAX);
+        assert!(!fresh.makes_room());
+        drop(read);
+        assert!(fresh.makes_room());
+        drop(all);
+        assert_eq!(back.try_iter().count(), CHUNKS_MAX + 1, "each comes home once");
+    }
+
+    #[test]
+    fn memory_whose_home_is_gone_holds_nothing_up() {
+        let (fresh, (home, back)) = (Fresh::default(), home());
+        keep(&fresh, &path("one"), 0..3, &home);
+        drop(home);
+        assert!(back.recv().is_err(), "what is kept holds no end of the channel");
+        fresh.forget(&path("one"), 0, u64::MAX);
+        assert!(fresh.makes_room());
+    }
+}
