@@ -161,10 +161,11 @@ impl<K> Queue<K> {
         };
         // That a growing segment's parts arrive says nothing of those that are to be completed.
         self.progress += u64::from(further && (entry.whole || ended == Ended::Gone));
+        let more = further && matches!(ended, Ended::Sent { .. });
         let Ended::Failed { damaged, cause, .. } = ended else {
             (entry.failures, entry.failing, entry.passed, entry.poison, entry.last_error) = (0, None, None, false, None);
-            // Where something came there may be more by now.
-            entry.due = if further { now } else { now + look_every };
+            // Where parts came there may be more by now.
+            entry.due = if more { now } else { now + look_every };
             return None;
         };
         let since = entry.failing.filter(|_| !further).map_or(now, |(since, _)| since);
