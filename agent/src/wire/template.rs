@@ -53,6 +53,7 @@ const FIXED: [Row; 9] = [
 
 /// In a mirrored frame: EtherType and version of IPv4.
 const INNER: Row = (12, 0xffff_f000, 0x0800_4000);
+const INNER_LENGTH: usize = ethernet::HEADER_LEN + LENGTH;
 
 /// Where a length stands, and where what it tells the length of begins; that ends with the frame.
 const LENGTHS: [(usize, usize); 4] = [
@@ -76,7 +77,8 @@ pub(super) fn aws<'a>(frame: &'a [u8], rules: &Rules) -> Option<(&'a Head, &'a [
     if !FIXED.iter().all(|row| stands(head, row)) {
         return None;
     }
-    if piece(head, OUTER_UDP + PORT) != rules.geneve_port.to_be_bytes() || piece(head, TUNNEL_UDP + PORT) != rules.vxlan_port.to_be_bytes() {
+    if piece(head, OUTER_UDP + PORT) != rules.geneve_port.to_be_bytes() || piece(head, TUNNEL_UDP + PORT) != rules.vxlan_port.to_be_bytes()
+    {
         return None;
     }
     // Every length is that of what is there: none of the headers cuts or pads.
@@ -100,8 +102,8 @@ pub(super) fn origin(head: &Head) -> Origin {
 /// than there is, which says as little.
 #[inline]
 pub(super) fn stated_length(inner: &[u8]) -> Option<usize> {
-    let head = inner.first_chunk::<{ ethernet::HEADER_LEN + LENGTH + 2 }>()?;
-    let length = u16::from_be_bytes(piece(head, ethernet::HEADER_LEN + LENGTH));
+    let head = inner.first_chunk::<{ INNER_LENGTH + 2 }>()?;
+    let length = u16::from_be_bytes(piece(head, INNER_LENGTH));
     stands(head, &INNER).then(|| ethernet::HEADER_LEN + usize::from(length))
 }
 
@@ -141,8 +143,10 @@ pub(super) mod tests {
 
     /// Places where a change matters most: each fixed byte, lengths and ports.
     pub fn delicate() -> Vec<usize> {
-        let fixed = FIXED.iter().flat_map(|&(at, bits, _)| (at..).zip(bits.to_be_bytes()).filter(|&(_, bits)| bits != 0)).map(|(at, _)| at);
-        let numbers = LENGTHS.iter().map(|&(at, _)| at).chain([OUTER_UDP + PORT, TUNNEL_UDP + PORT]);
+        let inner = (LEN + INNER.0, INNER.1, INNER.2);
+        let bytes = |&(at, bits, _): &Row| (at..).zip(bits.to_be_bytes()).filter(|&(_, bits)| bits != 0).map(|(at, _)| at);
+        let fixed = FIXED.iter().chain([&inner]).flat_map(bytes);
+        let numbers = LENGTHS.iter().map(|&(at, _)| at).chain([OUTER_UDP + PORT, TUNNEL_UDP + PORT, LEN + INNER_LENGTH]);
         fixed.chain(numbers.flat_map(|at| [at, at + 1])).collect()
     }
 
