@@ -256,13 +256,14 @@ impl Judge {
         }
     }
 
-    /// Whether settings that most agents do without keep a frame of that source away.
+    /// Whether `capture.outer_sources` keeps a frame away. Not inlined, and so the two below: what few settings ask for shall not
+    /// cost every frame registers.
     #[inline(never)]
     fn is_sender_denied(&self, frame: &[u8]) -> bool {
         wire::decap::outer_source(frame).is_some_and(|source| !contains(&self.outer_sources, source))
     }
 
-    /// The same of the mirror source. What the load balancer carries inline comes from none.
+    /// Whether `capture.mirror_sources` does. What the load balancer carries inline comes from none.
     #[inline(never)]
     fn is_source_denied(&self, origin: &wire::Origin) -> bool {
         origin.vni.is_some() && !contains(&self.mirror_sources, origin.source)
@@ -298,8 +299,8 @@ impl Judge {
         }
     }
 
-    /// Makes one item of each frame, in the order of arrival. `each` sees it with the origins that are new in it or before: its own
-    /// stands there the first time.
+    /// Makes one item of each frame, in the order of arrival. `each` sees it, and the new origins, among which its own stands the
+    /// first time; it may empty that list.
     #[inline]
     pub fn judge_each(
         &mut self,

@@ -1,5 +1,5 @@
 //! The one layout that AWS sends, GENEVE with its three options around VXLAN, recognised as a whole: nearly every frame is this.
-//! In: a frame. Out: a cursor at the mirrored frame, and its origin; `None` for whatever differs in the least.
+//! In: a frame. Out: the headers and the mirrored frame, and what they tell; `None` for whatever differs in the least.
 //! Never: an answer that the headers read one by one would not give; a refusal.
 //! Spec: AWS "Gateway Load Balancer" and "Traffic Mirroring packet format"; offsets are sums of the header lengths in this folder.
 
@@ -33,8 +33,8 @@ const VNI: usize = vxlan::VNI;
 /// A row of [`FIXED`]: where four bytes begin, the bits of them that matter, their value.
 type Row = (usize, u32, u32);
 
-/// What must stand where. Ports and lengths are looked at apart. Few rows of four bytes, for a row costs as much as a processor's
-/// four instructions, whatever it compares.
+/// What must stand where. Ports and lengths are looked at apart. A row has four bytes, because it costs a load, a mask, a comparison
+/// and a branch, however many of them matter.
 const FIXED: [Row; 9] = [
     // EtherType of IPv4; version 4, no options.
     (12, 0xffff_ff00, 0x0800_4500),
