@@ -2,9 +2,10 @@
 //! In: a capture file. Out: its mirrored frames in the order of the file, and what was counted.
 //! Never: windows, merging, another rule than the daemon's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tapfleet::capture::file::FileEngine;
 use tapfleet::capture::worker::Judge;
-use tapfleet::capture::{self, Batch, Engine, EngineKind, Taken, What, filter};
+use tapfleet::capture::{self, Bytes, Engine, EngineKind, Item, Taken, What, filter};
 use tapfleet::record::facts::{Kind, WindowFacts};
 use tapfleet::record::segment::{Entry, Segment};
 use tapfleet::record::{Buffer, Chunk, Facts, Precision, Room, SegmentNumber, Spool, Stamp, WRITE_BYTES};
@@ -61,20 +62,24 @@ pub fn run(arguments: &Decap) -> Result<(), Error> {
     facts.filter = settings.filter.clone();
     let comment = format!("decapsulated from {}", arguments.input.display());
     let segment = Segment::begin(SegmentNumber(0), &facts, settings.snaplen, &comment, &mut output, 0);
-    let mut decap = Decapsulation { segment, output, origins: Vec::new(), counted: Counted::default() };
+    let (origins, places, numbers) = (Vec::new(), HashMap::new(), Vec::new());
+    let mut decap = Decapsulation { segment, output, origins, places, numbers, counted: Counted::default() };
 
     let progress = progress();
-    let mut batch = Batch::default();
+    let (mut bytes, mut new_origins) = (Bytes::default(), Vec::new());
     let ended = loop {
-        match engine.take(&mut batch.bytes, Duration::MAX) {
-            Ok(Taken::Frames) => judge.judge(&mut batch),
+        match engine.take(&mut bytes, Duration::MAX) {
+            Ok(Taken::Frames) => {}
             Ok(Taken::Quiet { .. }) => continue,
             Ok(Taken::End) => break Ok(()),
             Err(error) => break Err(error),
         }
-        decap.take(&mut batch);
-        progress.inc(batch.items.len() as u64);
-        batch.clear();
+        let before = decap.counted.frames;
+        judge.judge_each(&bytes, &mut new_origins, |item, new_origins| {
+            new_origins.drain(..).for_each(|(number, origin)| decap.learn(number, origin));
+            decap.take(&item, bytes.as_slice());
+        });
+        progress.inc(decap.counted.frames - before);
         if decap.output.failed.is_some() {
             break Ok(());
         }
@@ -101,47 +106,54 @@ fn settings(arguments: &Decap) -> capture::Settings {
     }
 }
 
-/// The frames on their way from batch to file.
+/// The frames on their way from file to file.
 struct Decapsulation {
     segment: Segment,
     output: Output,
-    /// Name, interface number in the file and frames, by number of the origin.
-    origins: Vec<(Origin, u32, u64)>,
+    /// Interface number in the file and frames of each origin.
+    origins: Vec<(u32, u64)>,
+    /// Where an origin stands among them.
+    places: HashMap<Origin, usize>,
+    /// The same by the judge's number of it.
+    numbers: Vec<usize>,
     counted: Counted,
 }
 
 impl Decapsulation {
-    fn take(&mut self, batch: &mut Batch) {
-        for &(_, origin) in &batch.new_origins {
-            let interface = self.segment.origin(&origin, &mut self.output);
-            self.origins.push((origin, interface, 0));
+    /// From now on the judge means this origin by that number; it may have had another number before.
+    fn learn(&mut self, number: u32, origin: Origin) {
+        let place = *self.places.entry(origin).or_insert(self.origins.len());
+        if place == self.origins.len() {
+            self.origins.push((self.segment.origin(&origin, &mut self.output), 0));
         }
-        // The judge sorts by time; a file keeps its order.
-        batch.items.sort_unstable_by_key(|item| item.at);
-        for item in &batch.items {
-            self.counted.frames += 1;
-            match item.what {
-                What::Dropped(reason) => *self.counted.drops.entry(reason.name()).or_default() += 1,
-                What::Ignored(reason) => *self.counted.ignored.entry(reason.name()).or_default() += 1,
-                What::Inner { link, notes, direction, origin } => {
-                    let Some((_, interface, frames)) = self.origins.get_mut(origin as usize) else { continue };
-                    let bytes = batch.bytes_of(item);
-                    let entry = Entry {
-                        time_ns: item.time_ns,
-                        bytes,
-                        orig_len: item.orig_len,
-                        link,
-                        direction,
-                        interface: *interface,
-                        lost: 0,
-                        comment: "",
-                    };
-                    self.segment.write(&entry, &mut self.output, 0);
-                    *frames += 1;
-                    self.counted.written += 1;
-                    self.counted.bytes += bytes.len() as u64;
-                    self.counted.cut += u64::from(notes.cut);
-                }
+        let number = number as usize;
+        if self.numbers.len() <= number {
+            self.numbers.resize(number + 1, place);
+        }
+        if let Some(known) = self.numbers.get_mut(number) {
+            *known = place;
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, item: &Item, bytes: &[u8]) {
+        self.counted.frames += 1;
+        match item.what {
+            What::Dropped(reason) => *self.counted.drops.entry(reason.name()).or_default() += 1,
+            What::Ignored(reason) => *self.counted.ignored.entry(reason.name()).or_default() += 1,
+            What::Inner { link, notes, direction, origin } => {
+                let at = item.at as usize;
+                let bytes = bytes.get(at..at + item.len as usize).unwrap_or_default();
+                let place = self.numbers.get(origin as usize);
+                let Some((interface, frames)) = place.and_then(|&place| self.origins.get_mut(place)) else { return };
+                *frames += 1;
+                let interface = *interface;
+                let entry =
+                    Entry { time_ns: item.time_ns, bytes, orig_len: item.orig_len, link, direction, interface, lost: 0, comment: "" };
+                self.segment.write(&entry, &mut self.output, 0);
+                self.counted.written += 1;
+                self.counted.bytes += bytes.len() as u64;
+                self.counted.cut += u64::from(notes.cut);
             }
         }
     }
@@ -149,7 +161,8 @@ impl Decapsulation {
     fn finish(mut self, path: &Path) -> Result<Counted, Error> {
         self.segment.flush(0, 0, &mut self.output);
         self.output.finish(path)?;
-        for (origin, _, frames) in self.origins {
+        for (origin, place) in self.places {
+            let frames = self.origins.get(place).map_or(0, |&(_, frames)| frames);
             *self.counted.origins.entry(origin.to_string()).or_default() += frames;
         }
         Ok(self.counted)
@@ -158,27 +171,20 @@ impl Decapsulation {
 
 /// The file to write, as the encoder's spool.
 struct Output {
-    file: Box<dyn Write>,
+    file: File,
     buffers: Vec<Buffer>,
     failed: Option<io::Error>,
 }
 
 impl Output {
     fn create(path: &Path) -> Result<Self, Error> {
-        let file: Box<dyn Write> = if path == Path::new("-") {
-            Box::new(io::stdout().lock())
-        } else {
-            Box::new(File::create(path).map_err(|cause| output_error(path, cause))?)
-        };
-        Ok(Self { file, buffers: Vec::new(), failed: None })
+        // Not through `Stdout`, which looks for the ends of lines.
+        let file = if path == Path::new("-") { io::stdout().as_fd().try_clone_to_owned().map(File::from) } else { File::create(path) };
+        Ok(Self { file: file.map_err(|cause| output_error(path, cause))?, buffers: Vec::new(), failed: None })
     }
 
-    fn finish(mut self, path: &Path) -> Result<(), Error> {
-        let result = match self.failed.take() {
-            Some(cause) => Err(cause),
-            None => self.file.flush(),
-        };
-        result.map_err(|cause| output_error(path, cause))
+    fn finish(self, path: &Path) -> Result<(), Error> {
+        self.failed.map_or(Ok(()), |cause| Err(output_error(path, cause)))
     }
 }
 
@@ -187,6 +193,8 @@ fn output_error(path: &Path, cause: io::Error) -> Error {
 }
 
 impl Spool for Output {
+    const CHUNK_BYTES: usize = WRITE_BYTES;
+
     fn buffer(&mut self) -> Buffer {
         self.buffers.pop().unwrap_or_else(|| Buffer::with_capacity(Self::CHUNK_BYTES))
     }
@@ -194,7 +202,7 @@ impl Spool for Output {
     fn append(&mut self, _: SegmentNumber, chunk: Chunk) {
         let Chunk { mut bytes, .. } = chunk;
         if self.failed.is_none() {
-            self.failed = bytes.chunks(WRITE_BYTES).find_map(|piece| self.file.write_all(piece).err());
+            self.failed = self.file.write_all(&bytes).err();
         }
         bytes.clear();
         self.buffers.push(bytes);

@@ -1,4 +1,4 @@
-//! Promises about the daemon's commands: what they print, where, and with which exit code. Runs the built `tapfleetd`.
+//! Promises about the commands: what they print, where, and with which exit code. Runs the built `tapfleetd` and `tapfleet`.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
@@ -9,10 +9,14 @@ use std::process::{Command, Output};
 use std::thread;
 
 use serde_json::Value;
+use tapfleet::capture::origins::ORIGINS_MAX;
 use tapfleet::record::Stamp;
 use tapfleet::record::facts::Kind;
 use tapfleet::spool::journal::{Journal, Open, Part, Record, VERSION};
 use tapfleet::spool::{self, Folder};
+use tapfleet_tests::agent::program;
+use tapfleet_tests::captures::records;
+use tapfleet_tests::packet::{Ethernet, Ipv4, Udp, Vxlan, pcap};
 
 /// The daemon beside this test, wherever it was built.
 fn daemon() -> PathBuf {
@@ -243,5 +247,31 @@ fn status_without_an_agent_or_with_a_foreign_one_ends_with_1_and_one_line() {
         let (code, out, err) = said(&["status", "--listen", &address], &[]);
         assert_eq!((code, out.as_str(), err.lines().count()), (1, "", 1), "{err}");
         assert!(err.contains(&address), "{err}");
+    }
+}
+
+/// More origins than the judge tells apart at once: it forgets them and begins to number anew.
+#[test]
+fn decap_tells_the_origin_of_each_frame_however_many_there_are() {
+    let vnis = (0..ORIGINS_MAX as u32).chain(std::iter::repeat_n(7, 3000)).chain([20_000, 7, 20_001, 7]);
+    let inner = Ethernet::default() / [1; 60];
+    let frames: Vec<(u32, Vec<u8>)> = vnis
+        .map(|vni| {
+            (vni, Ethernet::default() / Ipv4::new([10, 0, 0, 1], [10, 0, 0, 2]) / Udp::new(1, 4789) / Vxlan::new(vni) / inner.clone())
+        })
+        .map(|(vni, frame)| (vni, frame.build()))
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in.pcap"), folder.path().join("out.pcapng"));
+    fs::write(&input, pcap::file(frames.iter().map(|(_, frame)| (1_700_000_000_000_000_000, &frame[..])))).unwrap();
+    let run = Command::new(program("tapfleet")).arg("decap").args([&input, &output]).arg("--json").output().unwrap();
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let counted: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let origins = counted["origins"].as_object().unwrap();
+    assert_eq!((origins.len(), &origins["direct/vni-7"], &origins["direct/vni-0"]), (ORIGINS_MAX + 2, &3003.into(), &1.into()));
+    let written = records(&fs::read(&output).unwrap());
+    assert_eq!(written.len(), frames.len());
+    for (record, (vni, _)) in written.iter().zip(&frames) {
+        assert_eq!(record.interface.as_deref(), Some(&*format!("direct/vni-{vni}")));
     }
 }

@@ -1,4 +1,4 @@
-//! In: capture files, one after the other; `-` is standard input. Out: their frames, copied in batches.
+//! In: capture files, one after the other; `-` is standard input. Out: their frames, in batches, in the memory they were read to.
 //! Never: more memory than a batch and the longest block allowed, whatever lengths a file claims; silence about a damaged file.
 //! Spec: pcap-savefile(5), draft-ietf-opsawg-pcapng; RFC 1952 (gzip), RFC 8878 (Zstandard).
 //!
@@ -11,7 +11,7 @@ use std::time::Duration;
 use self::pcapng::Pcapng;
 use self::savefile::Savefile;
 use self::stream::Stream;
-use super::{Bytes, Engine, Error, Losses, Owned, OwnedFrame, Taken};
+use super::{Bytes, Engine, Error, Losses, Owned, Taken};
 
 mod pcapng;
 mod savefile;
@@ -19,9 +19,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-/// A batch is full at this many bytes or frames, whatever comes first.
-const BATCH_BYTES: usize = 1 << 20;
-const BATCH_FRAMES: usize = 4096;
+/// Read at once, and a batch: it is still in the processor's own cache when it is judged and written.
+const BATCH_BYTES: usize = 256 << 10;
 
 /// The longest frame that is believed; libpcap's own limit for Ethernet (`MAXIMUM_SNAPLEN`).
 const FRAME_BYTES_MAX: u32 = 262_144;
@@ -29,11 +28,18 @@ const FRAME_BYTES_MAX: u32 = 262_144;
 /// The number of Ethernet in the list of link types, in both formats.
 const LINKTYPE_ETHERNET: u16 = 1;
 
-/// One frame of a file.
-struct Record<'a> {
-    time_ns: u64,
-    bytes: &'a [u8],
-    orig_len: u32,
+/// Why no frame comes.
+enum Halt {
+    /// The batch is full: what follows has to wait for the next one.
+    Full,
+    /// The file cannot be read.
+    Damaged(Error),
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Damaged(error)
+    }
 }
 
 enum Reader {
@@ -57,11 +63,25 @@ impl Reader {
         }
     }
 
-    /// The next frame, or `None` at the end.
-    fn next(&mut self) -> Result<Option<Record<'_>>, Error> {
+    /// Fills a batch. Without a frame in it, the file has ended.
+    fn fill(&mut self, owned: &mut Owned) -> Result<(), Error> {
+        self.stream().lend(std::mem::take(&mut owned.data));
+        let frames = &mut owned.frames;
+        let filled = match self {
+            Self::Savefile(file) => file.fill(frames),
+            Self::Pcapng(file) => file.fill(frames),
+        };
+        owned.data = self.stream().give_back();
+        match filled {
+            Err(Halt::Damaged(error)) => Err(error),
+            Ok(()) | Err(Halt::Full) => Ok(()),
+        }
+    }
+
+    fn stream(&mut self) -> &mut Stream {
         match self {
-            Self::Savefile(file) => file.next(),
-            Self::Pcapng(file) => file.next(),
+            Self::Savefile(file) => &mut file.stream,
+            Self::Pcapng(file) => &mut file.stream,
         }
     }
 }
@@ -91,21 +111,14 @@ impl FileEngine {
         Ok(Self { paths, reader, error: None, packets: 0, refused: false })
     }
 
-    /// Fills a batch; stops at its limits, at the end, or where a file is damaged.
+    /// Fills a batch; it ends with a file, and where a file is damaged.
     fn fill(&mut self, owned: &mut Owned) -> Result<(), Error> {
-        while owned.data.len() < BATCH_BYTES && owned.frames.len() < BATCH_FRAMES {
-            let Some(reader) = &mut self.reader else { return Ok(()) };
-            let Some(record) = reader.next()? else {
-                self.reader = self.paths.pop_front().map(Reader::open).transpose()?;
-                continue;
-            };
-            owned.frames.push(OwnedFrame {
-                time_ns: record.time_ns,
-                at: owned.data.len() as u32,
-                len: record.bytes.len() as u32,
-                orig_len: record.orig_len.max(record.bytes.len() as u32),
-            });
-            owned.data.extend_from_slice(record.bytes);
+        while let Some(reader) = &mut self.reader {
+            reader.fill(owned)?;
+            if !owned.frames.is_empty() {
+                break;
+            }
+            self.reader = self.paths.pop_front().map(Reader::open).transpose()?;
         }
         Ok(())
     }
@@ -113,7 +126,7 @@ impl FileEngine {
 
 impl Engine for FileEngine {
     fn take(&mut self, bytes: &mut Bytes, _wait: Duration) -> Result<Taken, Error> {
-        let owned = bytes.refill();
+        let owned = bytes.rewrite();
         if let Some(error) = self.error.take() {
             self.reader = None;
             return Err(error);

@@ -86,6 +86,15 @@ pub struct OwnedFrame {
     pub orig_len: u32,
 }
 
+impl OwnedFrame {
+    /// The frame of `len` bytes at `at`; `orig_len` may be told wrong, and is then the length that came.
+    #[inline]
+    #[must_use]
+    pub fn new(time_ns: u64, at: usize, len: u32, orig_len: u32) -> Self {
+        Self { time_ns, at: at as u32, len, orig_len: orig_len.max(len) }
+    }
+}
+
 /// Frames that an engine copied, because its source does not let it lend them.
 #[derive(Default, Debug)]
 pub struct Owned {
@@ -112,6 +121,13 @@ impl Bytes {
     pub fn refill(&mut self) -> &mut Owned {
         self.release();
         self.owned.data.clear();
+        self.owned.frames.clear();
+        &mut self.owned
+    }
+
+    /// As [`Self::refill`], but the former bytes stay in their place, to be written over: they need not be cleared for that.
+    pub fn rewrite(&mut self) -> &mut Owned {
+        self.release();
         self.owned.frames.clear();
         &mut self.owned
     }
@@ -278,7 +294,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.items.clear();
         self.new_origins.clear();
-        self.bytes.refill();
+        self.bytes.rewrite();
     }
 }
 

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::Direction;
 use crate::host::clock::SECOND_NS;
-use crate::wire::{Link, Origin, Via};
+use crate::wire::cursor::Cursor;
+use crate::wire::ip::Version;
+use crate::wire::{Link, Origin, Via, ethernet};
 
 /// The most origins one thread tells apart; frames of further ones are written under [`OTHER`].
 pub const ORIGINS_MAX: usize = 16_384;
@@ -47,14 +49,19 @@ impl Origins {
     }
 
     /// The number of an origin; `new` hears of it the first time.
-    pub fn number(&mut self, origin: Origin, mut new: impl FnMut(u32, Origin)) -> u32 {
-        if let Some(&Some((recent, number))) = self.recent.get(place(&origin))
-            && recent == origin
-        {
-            return number;
+    #[inline]
+    pub fn number(&mut self, origin: &Origin, new: impl FnOnce(u32, Origin)) -> u32 {
+        match self.recent.get(place(origin)) {
+            Some(Some((recent, number))) if recent == origin => *number,
+            _ => self.look_up(origin, new),
         }
+    }
+
+    /// The number of an origin that was not seen lately.
+    #[inline(never)]
+    fn look_up(&mut self, origin: &Origin, new: impl FnOnce(u32, Origin)) -> u32 {
         let full = self.numbers.len() >= ORIGINS_MAX;
-        let origin = if full && !self.numbers.contains_key(&origin) { OTHER } else { origin };
+        let origin = if full && !self.numbers.contains_key(origin) { OTHER } else { *origin };
         let next = self.macs.len() as u32;
         let number = *self.numbers.entry(origin).or_insert_with(|| {
             new(next, origin);
@@ -72,13 +79,14 @@ impl Origins {
 
     /// Which way a frame went. AWS sends both directions with the mirrored interface as tunnel source, so a frame whose own
     /// source is that address went out. Its hardware address, once learnt, tells for the interface's further addresses.
+    #[inline]
     pub fn direction(&mut self, number: u32, origin: &Origin, link: Link, inner: &[u8]) -> Direction {
         if link != Link::Ethernet || origin.vni.is_none() {
             return Direction::Unknown;
         }
-        let Some((sender, source)) = sender_and_source(inner) else { return Direction::Unknown };
+        let Some((sender, from_interface)) = sender(inner, origin.source) else { return Direction::Unknown };
         let Some(mac) = self.macs.get_mut(number as usize) else { return Direction::Unknown };
-        if source == Some(origin.source) {
+        if from_interface {
             *mac = Some(sender);
             return Direction::Outbound;
         }
@@ -90,6 +98,7 @@ impl Origins {
 }
 
 /// Where an origin stands among the recent ones. VNIs and addresses are mostly dealt out one after the other, so their low bits differ.
+#[inline]
 fn place(origin: &Origin) -> usize {
     let source = match origin.source {
         IpAddr::V4(source) => source.to_bits(),
@@ -98,23 +107,19 @@ fn place(origin: &Origin) -> usize {
     (origin.vni.unwrap_or_default() ^ source.rotate_left(6)) as usize % RECENT
 }
 
-/// The Ethernet source of a frame and its IP source, if it has one behind at most two VLAN tags.
-fn sender_and_source(inner: &[u8]) -> Option<([u8; 6], Option<IpAddr>)> {
-    let sender = inner.get(6..12)?.try_into().ok()?;
-    let mut at = 12;
-    for _ in 0..2 {
-        match inner.get(at..at + 2)? {
-            [0x81, 0x00] | [0x88, 0xa8] => at += 4,
-            _ => break,
-        }
-    }
-    let ip = inner.get(at + 2..).unwrap_or_default();
-    let source = match inner.get(at..at + 2)? {
-        [0x08, 0x00] => ip.get(12..16).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(IpAddr::from),
-        [0x86, 0xdd] => ip.get(8..24).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(IpAddr::from),
-        _ => None,
+/// The Ethernet source of a frame, and whether its IP source is `address`.
+#[inline]
+fn sender(inner: &[u8], address: IpAddr) -> Option<([u8; 6], bool)> {
+    let [_, _, _, _, _, _, sender @ .., _, _] = inner.first_chunk::<{ ethernet::HEADER_LEN }>()?;
+    let mut cursor = Cursor::new(inner);
+    let version = Version::of_ether_type(ethernet::header(&mut cursor)?);
+    let ip = cursor.rest();
+    let from_address = match (version, address) {
+        (Some(Version::V4), IpAddr::V4(address)) => ip.get(12..16) == Some(&address.octets()),
+        (Some(Version::V6), IpAddr::V6(address)) => ip.get(8..24) == Some(&address.octets()),
+        _ => false,
     };
-    Some((sender, source))
+    Some((*sender, from_address))
 }
 
 #[cfg(test)]
@@ -133,24 +138,24 @@ mod tests {
         origins.renew(START);
         let made_up = ORIGINS_MAX as u32;
         for vni in 0..made_up + 100 {
-            origins.number(origin(vni), |_, _| {});
+            origins.number(&origin(vni), |_, _| {});
         }
-        let other = origins.number(OTHER, |_, _| {});
+        let other = origins.number(&OTHER, |_, _| {});
         let ours = origin(1 << 23);
-        assert_eq!(origins.number(ours, |_, _| {}), other, "all places are taken");
+        assert_eq!(origins.number(&ours, |_, _| {}), other, "all places are taken");
         // The first renewal begins the count of the ten seconds.
         let mut first = 0;
         origins.renew(START + KEPT_NS);
-        let number = origins.number(ours, |_, _| first += 1);
+        let number = origins.number(&ours, |_, _| first += 1);
         assert_eq!((number, first), (0, 1), "it is told of anew");
         for vni in 0..2 * made_up {
-            origins.number(origin(vni), |number, _| assert!(number <= made_up, "memory has a bound"));
+            origins.number(&origin(vni), |number, _| assert!(number <= made_up, "memory has a bound"));
         }
         origins.renew(START + KEPT_NS + KEPT_NS - 1);
-        assert_eq!(origins.number(ours, |_, _| first += 1), 0, "within ten seconds a number stays");
+        assert_eq!(origins.number(&ours, |_, _| first += 1), 0, "within ten seconds a number stays");
         assert_eq!(first, 1);
         // A clock that was set back does not put it off.
         origins.renew(START - KEPT_NS);
-        assert_eq!(origins.number(origin(5), |_, _| {}), 0);
+        assert_eq!(origins.number(&origin(5), |_, _| {}), 0);
     }
 }

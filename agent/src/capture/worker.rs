@@ -14,7 +14,7 @@ use pcap::BpfProgram;
 
 use super::origins::Origins;
 use super::tee::Branch;
-use super::{Batch, Direction, Engine, Error, Event, Gap, Item, Losses, Settings, Taken, What};
+use super::{Batch, Bytes, Direction, Engine, Error, Event, Gap, Item, Losses, Settings, Taken, What};
 use crate::host::clock::{Clock, SECOND_NS};
 use crate::observe::counters::{Counters, Pulse};
 use crate::wire::{self, Drop, Inner, Outcome};
@@ -256,7 +256,21 @@ impl Judge {
         }
     }
 
+    /// Whether `capture.outer_sources` keeps a frame away. Not inlined, and so the two below: what few settings ask for shall not
+    /// cost every frame registers.
+    #[inline(never)]
+    fn is_sender_denied(&self, frame: &[u8]) -> bool {
+        wire::decap::outer_source(frame).is_some_and(|source| !contains(&self.outer_sources, source))
+    }
+
+    /// Whether `capture.mirror_sources` does. What the load balancer carries inline comes from none.
+    #[inline(never)]
+    fn is_source_denied(&self, origin: &wire::Origin) -> bool {
+        origin.vni.is_some() && !contains(&self.mirror_sources, origin.source)
+    }
+
     /// Whether the user's filter takes a frame as it will stand in the file.
+    #[inline(never)]
     fn is_wanted(&mut self, inner: &Inner<'_>) -> bool {
         let Some(filter) = &self.filter else { return true };
         let header = inner.link.made_up_header();
@@ -274,13 +288,10 @@ impl Judge {
         let Batch { bytes, items, new_origins, .. } = batch;
         let mut last_ns = 0;
         let mut ordered = true;
-        bytes.for_each_frame(|frame| {
-            if items.is_empty() {
-                self.origins.renew(frame.time_ns);
-            }
-            ordered &= frame.time_ns >= last_ns;
-            last_ns = frame.time_ns;
-            items.push(self.item(&frame, new_origins));
+        self.judge_each(bytes, new_origins, |item, _| {
+            ordered &= item.time_ns >= last_ns;
+            last_ns = item.time_ns;
+            items.push(item);
         });
         if !ordered {
             // Several processors may fill one ring; `at` grows in the order of arrival, so equal stamps keep it.
@@ -288,27 +299,45 @@ impl Judge {
         }
     }
 
+    /// Makes one item of each frame, in the order of arrival. `each` sees it, and the new origins, among which its own stands the
+    /// first time; it may empty that list.
+    #[inline]
+    pub fn judge_each(
+        &mut self,
+        bytes: &Bytes,
+        new_origins: &mut Vec<(u32, wire::Origin)>,
+        mut each: impl FnMut(Item, &mut Vec<(u32, wire::Origin)>),
+    ) {
+        let mut begun = false;
+        bytes.for_each_frame(|frame| {
+            if !begun {
+                self.origins.renew(frame.time_ns);
+                begun = true;
+            }
+            each(self.item(&frame, new_origins), new_origins);
+        });
+    }
+
+    #[inline]
     fn item(&mut self, frame: &super::Frame<'_>, new_origins: &mut Vec<(u32, wire::Origin)>) -> Item {
         let outer = |what| Item { time_ns: frame.time_ns, at: frame.at, len: frame.bytes.len() as u32, orig_len: frame.orig_len, what };
-        if !self.outer_sources.is_empty()
-            && wire::decap::outer_source(frame.bytes).is_some_and(|source| !contains(&self.outer_sources, source))
-        {
+        if !self.outer_sources.is_empty() && self.is_sender_denied(frame.bytes) {
             return outer(What::Dropped(Drop::SourceDenied));
         }
-        let inner = match wire::decap(frame.bytes, &self.rules) {
+        // Borrowed: an answer is large, and moving it costs as much as finding it.
+        let outcome = wire::decap(frame.bytes, &self.rules);
+        let inner = match &outcome {
             Outcome::Inner(inner) => inner,
-            Outcome::NotOurs(reason) => return outer(What::Ignored(reason)),
-            Outcome::Malformed(reason) => return outer(What::Dropped(reason)),
+            Outcome::NotOurs(reason) => return outer(What::Ignored(*reason)),
+            Outcome::Malformed(reason) => return outer(What::Dropped(*reason)),
         };
-        // What the load balancer carries inline comes from no mirror source.
-        let mirrored = inner.origin.vni.is_some();
-        if mirrored && !self.mirror_sources.is_empty() && !contains(&self.mirror_sources, inner.origin.source) {
+        if !self.mirror_sources.is_empty() && self.is_source_denied(&inner.origin) {
             return outer(What::Dropped(Drop::SourceDenied));
         }
-        if !self.is_wanted(&inner) {
+        if self.filter.is_some() && !self.is_wanted(inner) {
             return outer(What::Dropped(Drop::Filtered));
         }
-        let number = self.origins.number(inner.origin, |number, origin| new_origins.push((number, origin)));
+        let number = self.origins.number(&inner.origin, |number, origin| new_origins.push((number, origin)));
         let direction: Direction = self.origins.direction(number, &inner.origin, inner.link, inner.bytes);
         Item {
             time_ns: frame.time_ns,

@@ -18,6 +18,13 @@ impl<'a> Cursor<'a> {
         Self { rest: frame, offset: 0, missing: 0 }
     }
 
+    /// Behind the head of a frame, which was read otherwise; `rest` follows it.
+    #[inline]
+    #[must_use]
+    pub const fn behind(head: &[u8], rest: &'a [u8]) -> Self {
+        Self { rest, offset: head.len(), missing: 0 }
+    }
+
     /// The next `N` bytes; `None`, and nothing consumed, when there are fewer.
     #[inline]
     pub fn take<const N: usize>(&mut self) -> Option<&'a [u8; N]> {

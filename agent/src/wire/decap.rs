@@ -8,7 +8,8 @@ use super::cursor::Cursor;
 use super::ip::{self, Version};
 use super::origin::{Origin, Via};
 use super::reason::{Drop, Ignored};
-use super::{ethernet, geneve, template, udp, vxlan};
+use super::template::{self, Head};
+use super::{ethernet, geneve, udp, vxlan};
 
 /// What to do with packets that the load balancer carries inline (no mirrored Ethernet frame inside).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,10 +99,23 @@ pub enum Outcome<'a> {
 #[inline]
 #[must_use]
 pub fn decap<'a>(frame: &'a [u8], rules: &Rules) -> Outcome<'a> {
-    match template::aws(frame, rules) {
-        Some((cursor, origin)) => Outcome::Inner(self::frame(cursor, origin, Notes::default())),
-        None => by_headers(frame, rules),
+    let Some((head, inner)) = template::aws(frame, rules) else { return by_headers(frame, rules) };
+    match template::stated_length(inner) {
+        Some(stated) => behind(head, inner, Some(stated)),
+        None => behind_and_not_ipv4(head, inner),
     }
+}
+
+/// Not inlined, as [`by_headers`] is not.
+#[inline(never)]
+fn behind_and_not_ipv4<'a>(head: &Head, inner: &'a [u8]) -> Outcome<'a> {
+    behind(head, inner, stated_frame_length(inner))
+}
+
+/// The mirrored frame behind the headers of the AWS layout.
+#[inline]
+fn behind<'a>(head: &Head, inner: &'a [u8], stated: Option<usize>) -> Outcome<'a> {
+    Outcome::Inner(frame(Cursor::behind(head, inner), stated, template::origin(head), Notes::default()))
 }
 
 /// As [`decap`], header by header. Not inlined: the few frames that come here shall not cost the others registers.
@@ -181,7 +195,7 @@ fn balanced<'a>(mut cursor: Cursor<'a>, outer_source: IpAddr, rules: &Rules) -> 
     }
     match version {
         Some(version) => tunnel(cursor, version, via, outer_source, notes, rules),
-        None => Ok(frame(cursor, Origin { via, vni: Some(geneve.vni), source: outer_source }, notes)),
+        None => Ok(frame(cursor, stated_frame_length(cursor.rest()), Origin { via, vni: Some(geneve.vni), source: outer_source }, notes)),
     }
 }
 
@@ -216,15 +230,14 @@ fn tunnel<'a>(
 #[inline]
 fn mirrored(mut cursor: Cursor<'_>, via: Via, source: IpAddr, notes: Notes) -> Result<Inner<'_>, Stop> {
     let vni = vxlan::header(&mut cursor)?;
-    Ok(frame(cursor, Origin { via, vni: Some(vni), source }, notes))
+    Ok(frame(cursor, stated_frame_length(cursor.rest()), Origin { via, vni: Some(vni), source }, notes))
 }
 
-/// The mirrored frame at the cursor. It is the customer's: looked at only for its length.
+/// The mirrored frame at the cursor, which says of itself that it had `stated` bytes.
 #[inline]
-fn frame(cursor: Cursor<'_>, origin: Origin, notes: Notes) -> Inner<'_> {
-    let bytes = cursor.rest();
-    let notes = Notes { runt: bytes.len() < ethernet::HEADER_LEN, ..notes };
-    inner(cursor, stated_frame_length(bytes), Link::Ethernet, origin, notes)
+fn frame(cursor: Cursor<'_>, stated: Option<usize>, origin: Origin, notes: Notes) -> Inner<'_> {
+    let notes = Notes { runt: cursor.rest().len() < ethernet::HEADER_LEN, ..notes };
+    inner(cursor, stated, Link::Ethernet, origin, notes)
 }
 
 /// An IP packet without Ethernet at the cursor.
@@ -317,7 +330,8 @@ mod tests {
             let delicate = template::tests::delicate();
             for (index, value, at_a_delicate_place) in changes {
                 let at = if at_a_delicate_place { delicate[index.index(delicate.len())] } else { index.index(frame.len()) };
-                frame[at] = value;
+                // A short mirrored frame does not have them all.
+                frame.get_mut(at).into_iter().for_each(|byte| *byte = value);
             }
             frame.truncate(cut.unwrap_or(usize::MAX));
             frame.extend(std::iter::repeat_n(0, padding.unwrap_or(0)));

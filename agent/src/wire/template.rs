@@ -1,11 +1,10 @@
 //! The one layout that AWS sends, GENEVE with its three options around VXLAN, recognised as a whole: nearly every frame is this.
-//! In: a frame. Out: a cursor at the mirrored frame, and its origin; `None` for whatever differs in the least.
+//! In: a frame. Out: the headers and the mirrored frame, and what they tell; `None` for whatever differs in the least.
 //! Never: an answer that the headers read one by one would not give; a refusal.
 //! Spec: AWS "Gateway Load Balancer" and "Traffic Mirroring packet format"; offsets are sums of the header lengths in this folder.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::cursor::Cursor;
 use super::decap::Rules;
 use super::origin::{EndpointId, Origin, Via};
 use super::{ethernet, geneve, ip, udp, vxlan};
@@ -31,101 +30,92 @@ const PORT: usize = udp::DESTINATION;
 const UDP_LENGTH: usize = udp::LENGTH;
 const VNI: usize = vxlan::VNI;
 
-/// What must stand where: the place, the bits that matter, their value. Ports and lengths are looked at apart.
-const FIXED: [(usize, u8, u8); 27] = [
-    (12, 0xff, 0x08),
-    (13, 0xff, 0x00),
-    (OUTER_IP, 0xff, 0x45),
-    // Neither more fragments nor an offset.
-    (OUTER_IP + 6, 0x3f, 0),
-    (OUTER_IP + 7, 0xff, 0),
-    (OUTER_IP + 9, 0xff, ip::UDP),
-    // Version 0; eight words of options; no control packet.
-    (GENEVE, 0xff, 8),
-    (GENEVE + 1, 0x80, 0),
-    (GENEVE + 2, 0xff, 0x08),
-    (GENEVE + 3, 0xff, 0x00),
-    (ENDPOINT, 0xff, 0x01),
-    (ENDPOINT + 1, 0xff, 0x08),
-    (ENDPOINT + 2, 0xff, 1),
-    (ENDPOINT + 3, 0x1f, 2),
-    (ATTACHMENT, 0xff, 0x01),
-    (ATTACHMENT + 1, 0xff, 0x08),
-    (ATTACHMENT + 2, 0xff, 2),
-    (ATTACHMENT + 3, 0x1f, 2),
-    (COOKIE, 0xff, 0x01),
-    (COOKIE + 1, 0xff, 0x08),
-    (COOKIE + 2, 0xff, 3),
-    (COOKIE + 3, 0x1f, 1),
-    (TUNNEL_IP, 0xff, 0x45),
-    (TUNNEL_IP + 6, 0x3f, 0),
-    (TUNNEL_IP + 7, 0xff, 0),
-    (TUNNEL_IP + 9, 0xff, ip::UDP),
+/// A row of [`FIXED`]: where four bytes begin, the bits of them that matter, their value.
+type Row = (usize, u32, u32);
+
+/// What must stand where. Ports and lengths are looked at apart. A row has four bytes, because it costs a load, a mask, a comparison
+/// and a branch, however many of them matter.
+const FIXED: [Row; 9] = [
+    // EtherType of IPv4; version 4, no options.
+    (12, 0xffff_ff00, 0x0800_4500),
+    // Neither more fragments nor an offset; UDP.
+    (OUTER_IP + 6, 0x3fff_00ff, ip::UDP as u32),
+    // Version 0 and eight words of options; no control packet; IPv4 inside.
+    (GENEVE, 0xff80_ffff, 0x0800_0800),
+    (ENDPOINT, 0xffff_ff1f, 0x0108_0102),
+    (ATTACHMENT, 0xffff_ff1f, 0x0108_0202),
+    (COOKIE, 0xffff_ff1f, 0x0108_0301),
+    (TUNNEL_IP, 0xff00_0000, 0x4500_0000),
+    (TUNNEL_IP + 6, 0x3fff_00ff, ip::UDP as u32),
     // The VNI is valid.
-    (VXLAN, 0x08, 0x08),
+    (VXLAN, 0x0800_0000, 0x0800_0000),
 ];
 
-/// As far as anything is fixed, in words that are compared at once.
-const WORDS: usize = (VXLAN + 1).div_ceil(WORD);
-const WORD: usize = size_of::<u64>();
+/// In a mirrored frame: EtherType and version of IPv4.
+const INNER: Row = (12, 0xffff_f000, 0x0800_4000);
+const INNER_LENGTH: usize = ethernet::HEADER_LEN + LENGTH;
 
-/// The bits that matter, and their values.
-const MASK: [u64; WORDS] = spread().0;
-const VALUE: [u64; WORDS] = spread().1;
+/// Where a length stands, and where what it tells the length of begins; that ends with the frame.
+const LENGTHS: [(usize, usize); 4] = [
+    (OUTER_IP + LENGTH, OUTER_IP),
+    (OUTER_UDP + UDP_LENGTH, OUTER_UDP),
+    (TUNNEL_IP + LENGTH, TUNNEL_IP),
+    (TUNNEL_UDP + UDP_LENGTH, TUNNEL_UDP),
+];
 
-#[expect(clippy::indexing_slicing, reason = "done by the compiler, which would refuse; iterators are not const")]
-const fn spread() -> ([u64; WORDS], [u64; WORDS]) {
-    let (mut mask, mut value) = ([[0; WORD]; WORDS], [[0; WORD]; WORDS]);
-    let mut row = 0;
-    while row < FIXED.len() {
-        let (at, bits, wanted) = FIXED[row];
-        (mask[at / WORD][at % WORD], value[at / WORD][at % WORD]) = (bits, wanted);
-        row += 1;
-    }
-    let mut words = ([0; WORDS], [0; WORDS]);
-    let mut word = 0;
-    while word < WORDS {
-        (words.0[word], words.1[word]) = (u64::from_ne_bytes(mask[word]), u64::from_ne_bytes(value[word]));
-        word += 1;
-    }
-    words
-}
+/// All headers in front of the mirrored frame.
+pub(super) type Head = [u8; LEN];
 
-/// The mirrored frame of a frame in the AWS layout, whole and without padding, over IPv4 without options.
+/// Headers and mirrored frame, which is not empty, of a frame in the AWS layout, whole and without padding, over IPv4 without options.
 #[inline]
-pub(super) fn aws<'a>(frame: &'a [u8], rules: &Rules) -> Option<(Cursor<'a>, Origin)> {
-    let mut cursor = Cursor::new(frame);
-    let head = cursor.take::<LEN>()?;
-    let (words, _) = head.as_chunks();
-    // All of them, without a branch.
-    let differ =
-        words.iter().zip(&MASK).zip(&VALUE).fold(0, |differ, ((word, mask), value)| differ | ((u64::from_ne_bytes(*word) & mask) ^ value));
-    let left = cursor.rest().len();
-    // Every length is that of what is there: none of the headers cuts or pads.
-    let lengths = [
-        (number(head[OUTER_IP + LENGTH], head[OUTER_IP + LENGTH + 1]), LEN - OUTER_IP),
-        (number(head[OUTER_UDP + UDP_LENGTH], head[OUTER_UDP + UDP_LENGTH + 1]), LEN - OUTER_UDP),
-        (number(head[TUNNEL_IP + LENGTH], head[TUNNEL_IP + LENGTH + 1]), LEN - TUNNEL_IP),
-        (number(head[TUNNEL_UDP + UDP_LENGTH], head[TUNNEL_UDP + UDP_LENGTH + 1]), LEN - TUNNEL_UDP),
-    ];
-    let ports = number(head[OUTER_UDP + PORT], head[OUTER_UDP + PORT + 1]) == rules.geneve_port
-        && number(head[TUNNEL_UDP + PORT], head[TUNNEL_UDP + PORT + 1]) == rules.vxlan_port;
-    let wrong = |(said, before): (u16, usize)| usize::from(said) != before + left;
-    if differ != 0 || !ports || left == 0 || lengths.into_iter().any(wrong) {
+pub(super) fn aws<'a>(frame: &'a [u8], rules: &Rules) -> Option<(&'a Head, &'a [u8])> {
+    // Something is inside, and the outer header can tell its length.
+    if !(LEN + 1..=OUTER_IP + usize::from(u16::MAX)).contains(&frame.len()) {
         return None;
     }
-    let id = head.get(ENDPOINT + 4..)?.first_chunk()?;
-    let source =
-        Ipv4Addr::new(head[TUNNEL_IP + SOURCE], head[TUNNEL_IP + SOURCE + 1], head[TUNNEL_IP + SOURCE + 2], head[TUNNEL_IP + SOURCE + 3]);
+    let (head, inner) = frame.split_first_chunk()?;
+    if !FIXED.iter().all(|row| stands(head, row)) {
+        return None;
+    }
+    if piece(head, OUTER_UDP + PORT) != rules.geneve_port.to_be_bytes() || piece(head, TUNNEL_UDP + PORT) != rules.vxlan_port.to_be_bytes()
+    {
+        return None;
+    }
+    // Every length is that of what is there: none of the headers cuts or pads.
+    if LENGTHS.iter().any(|&(at, begin)| piece(head, at) != ((frame.len() - begin) as u16).to_be_bytes()) {
+        return None;
+    }
+    Some((head, inner))
+}
+
+/// What the headers tell.
+#[inline]
+pub(super) fn origin(head: &Head) -> Origin {
+    let endpoint = EndpointId(u64::from_be_bytes(piece(head, ENDPOINT + 4)));
+    let source = Ipv4Addr::from(piece(head, TUNNEL_IP + SOURCE));
     // 24 bits, and 8 that are reserved.
-    let vni = u32::from_be_bytes([head[VXLAN + VNI], head[VXLAN + VNI + 1], head[VXLAN + VNI + 2], head[VXLAN + VNI + 3]]) >> 8;
-    let via = Via::Gwlb(Some(EndpointId(u64::from_be_bytes(*id))));
-    Some((cursor, Origin { via, vni: Some(vni), source: IpAddr::V4(source) }))
+    let vni = u32::from_be_bytes(piece(head, VXLAN + VNI)) >> 8;
+    Origin { via: Via::Gwlb(Some(endpoint)), vni: Some(vni), source: IpAddr::V4(source) }
+}
+
+/// The length of a mirrored frame by its own header, when that is IPv4 without a tag. A length that is left open (0) comes out as less
+/// than there is, which says as little.
+#[inline]
+pub(super) fn stated_length(inner: &[u8]) -> Option<usize> {
+    let head = inner.first_chunk::<{ INNER_LENGTH + 2 }>()?;
+    let length = u16::from_be_bytes(piece(head, INNER_LENGTH));
+    stands(head, &INNER).then(|| ethernet::HEADER_LEN + usize::from(length))
 }
 
 #[inline]
-const fn number(high: u8, low: u8) -> u16 {
-    u16::from_be_bytes([high, low])
+fn stands<const LEN: usize>(head: &[u8; LEN], &(at, bits, value): &Row) -> bool {
+    u32::from_be_bytes(piece(head, at)) & bits == value
+}
+
+/// The bytes of a head at a place; every place is known to the compiler, so that nothing is left of the check.
+#[inline]
+fn piece<const N: usize, const LEN: usize>(head: &[u8; LEN], at: usize) -> [u8; N] {
+    head.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
 }
 
 #[cfg(test)]
@@ -136,16 +126,13 @@ pub(super) mod tests {
     /// A frame in the AWS layout around `inner`, with `rest` where anything may stand.
     pub fn built(inner: &[u8], rest: &[u8; LEN], rules: &Rules) -> Vec<u8> {
         let mut frame = rest.to_vec();
-        for (at, mask, value) in FIXED {
-            frame[at] = (frame[at] & !mask) | value;
+        for (at, bits, value) in FIXED {
+            for (place, (bits, value)) in (at..).zip(bits.to_be_bytes().into_iter().zip(value.to_be_bytes())) {
+                frame[place] = (frame[place] & !bits) | value;
+            }
         }
         let mut put = |at: usize, number: usize| frame[at..at + 2].copy_from_slice(&(number as u16).to_be_bytes());
-        for (at, begin) in [
-            (OUTER_IP + LENGTH, OUTER_IP),
-            (OUTER_UDP + UDP_LENGTH, OUTER_UDP),
-            (TUNNEL_IP + LENGTH, TUNNEL_IP),
-            (TUNNEL_UDP + UDP_LENGTH, TUNNEL_UDP),
-        ] {
+        for (at, begin) in LENGTHS {
             put(at, LEN - begin + inner.len());
         }
         put(OUTER_UDP + PORT, rules.geneve_port.into());
@@ -156,10 +143,11 @@ pub(super) mod tests {
 
     /// Places where a change matters most: each fixed byte, lengths and ports.
     pub fn delicate() -> Vec<usize> {
-        let fixed = FIXED.iter().map(|&(at, _, _)| at);
-        let numbers =
-            [OUTER_IP + LENGTH, OUTER_UDP + PORT, OUTER_UDP + UDP_LENGTH, TUNNEL_IP + LENGTH, TUNNEL_UDP + PORT, TUNNEL_UDP + UDP_LENGTH];
-        fixed.chain(numbers.into_iter().flat_map(|at| [at, at + 1])).collect()
+        let inner = (LEN + INNER.0, INNER.1, INNER.2);
+        let bytes = |&(at, bits, _): &Row| (at..).zip(bits.to_be_bytes()).filter(|&(_, bits)| bits != 0).map(|(at, _)| at);
+        let fixed = FIXED.iter().chain([&inner]).flat_map(bytes);
+        let numbers = LENGTHS.iter().map(|&(at, _)| at).chain([OUTER_UDP + PORT, TUNNEL_UDP + PORT, LEN + INNER_LENGTH]);
+        fixed.chain(numbers.flat_map(|at| [at, at + 1])).collect()
     }
 
     #[test]

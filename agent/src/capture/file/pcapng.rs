@@ -6,7 +6,8 @@
 //! as little-endian, and cannot begin on a pipe that gives less than a whole block at first.
 
 use super::stream::Stream;
-use super::{Error, FRAME_BYTES_MAX, LINKTYPE_ETHERNET, Record};
+use super::{FRAME_BYTES_MAX, Halt, LINKTYPE_ETHERNET};
+use crate::capture::OwnedFrame;
 use crate::host::clock::SECOND_NS;
 
 /// How every section begins, in both byte orders.
@@ -47,50 +48,75 @@ type Problem = (&'static str, String);
 
 /// A pcapng file.
 pub(super) struct Pcapng {
-    stream: Stream,
+    pub stream: Stream,
     big_endian: bool,
     interfaces: Vec<Interface>,
     /// Stamp of the frame before; Simple Packet Blocks have none of their own.
     last_ns: u64,
-    /// Of the block that was given last, to be let go.
-    spent: usize,
+    /// Bytes of a block that does not matter, to be let go.
+    skip: usize,
 }
 
 /// A frame's place in its block.
 struct Place {
     time_ns: Option<u64>,
     at: usize,
-    len: usize,
+    len: u32,
     orig_len: u32,
 }
 
 impl Pcapng {
     /// A file whose first bytes are [`MAGIC`].
     pub fn open(stream: Stream) -> Self {
-        Self { stream, big_endian: false, interfaces: Vec::new(), last_ns: 0, spent: 0 }
+        Self { stream, big_endian: false, interfaces: Vec::new(), last_ns: 0, skip: 0 }
+    }
+
+    /// Puts frames behind each other, until none comes.
+    pub fn fill(&mut self, frames: &mut Vec<OwnedFrame>) -> Result<(), Halt> {
+        while let Some(frame) = self.next()? {
+            frames.push(frame);
+        }
+        Ok(())
     }
 
     /// The next frame, or `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Record<'_>>, Error> {
-        let (length, place) = loop {
-            self.stream.consume(std::mem::take(&mut self.spent));
+    fn next(&mut self) -> Result<Option<OwnedFrame>, Halt> {
+        loop {
+            self.let_go()?;
             let Some((kind, length)) = self.block_header()? else { return Ok(None) };
             if ![SECTION, INTERFACE, PACKET, SIMPLE_PACKET, ENHANCED_PACKET].contains(&kind) {
-                self.skip(length)?;
+                self.skip = length as usize;
                 continue;
             }
-            if let Some(place) = self.block(kind, length)? {
-                break (length as usize, place);
+            let place = self.block(kind, length)?;
+            let frame = place.map(|place| {
+                self.last_ns = place.time_ns.unwrap_or(self.last_ns);
+                self.stream.give(self.last_ns, place.at, place.len, place.orig_len)
+            });
+            self.stream.consume(length as usize);
+            if frame.is_some() {
+                return Ok(frame);
             }
-        };
-        self.last_ns = place.time_ns.unwrap_or(self.last_ns);
-        let bytes = self.stream.peek(length)?.get(place.at..place.at + place.len).unwrap_or_default();
-        Ok(Some(Record { time_ns: self.last_ns, bytes, orig_len: place.orig_len }))
+        }
+    }
+
+    /// Lets a block go that does not matter, piece by piece: it may be longer than what is held.
+    fn let_go(&mut self) -> Result<(), Halt> {
+        while self.skip > 0 {
+            let piece = self.stream.ahead(self.skip.min(1 << 16))?.len();
+            if piece == 0 {
+                let found = format!("the end of the file, {} bytes too early", self.skip);
+                return Err(self.stream.wrong("the rest of a block", found).into());
+            }
+            self.stream.consume(piece);
+            self.skip -= piece;
+        }
+        Ok(())
     }
 
     /// Type and length of the next block, or `None` at the end. A section header sets the byte order.
-    fn block_header(&mut self) -> Result<Option<(u32, u32)>, Error> {
-        let header = self.stream.peek(FRAMING_BYTES)?;
+    fn block_header(&mut self) -> Result<Option<(u32, u32)>, Halt> {
+        let header = self.stream.ahead(FRAMING_BYTES)?;
         if header.is_empty() {
             return Ok(None);
         }
@@ -101,31 +127,31 @@ impl Pcapng {
                 (_, Some(BYTE_ORDER)) => false,
                 (other, _) => {
                     let found = format!("{:08x}", other.unwrap_or_default());
-                    return Err(self.stream.wrong("the byte-order magic 1a2b3c4d in a section header", found));
+                    return Err(self.stream.wrong("the byte-order magic 1a2b3c4d in a section header", found).into());
                 }
             };
         }
         match (u32_at(header, 0, self.big_endian), u32_at(header, 4, self.big_endian)) {
             (Some(kind), Some(length)) if present == FRAMING_BYTES => {
                 if length < FRAMING_BYTES as u32 || !length.is_multiple_of(4) {
-                    return Err(self.stream.wrong("a block length that is a multiple of 4, at least 12", length.to_string()));
+                    return Err(self.stream.wrong("a block length that is a multiple of 4, at least 12", length.to_string()).into());
                 }
                 Ok(Some((kind, length)))
             }
-            _ => Err(self.stream.wrong("a whole block header", format!("{present} bytes and the end of the file"))),
+            _ => Err(self.stream.wrong("a whole block header", format!("{present} bytes and the end of the file")).into()),
         }
     }
 
     /// Reads one block of a kind that matters; gives the frame's place when it holds one.
-    fn block(&mut self, kind: u32, length: u32) -> Result<Option<Place>, Error> {
+    fn block(&mut self, kind: u32, length: u32) -> Result<Option<Place>, Halt> {
         if length > BLOCK_BYTES_MAX {
-            return Err(self.stream.wrong("a block of at most 16 MiB", format!("a block of {length} bytes")));
+            return Err(self.stream.wrong("a block of at most 16 MiB", format!("a block of {length} bytes")).into());
         }
         let big_endian = self.big_endian;
-        let block = self.stream.peek(length as usize)?;
+        let block = self.stream.ahead(length as usize)?;
         if block.len() < length as usize {
             let found = format!("{} of its {length} bytes and the end of the file", block.len());
-            return Err(self.stream.wrong("a whole block", found));
+            return Err(self.stream.wrong("a whole block", found).into());
         }
         let read = check_trailer(block, length, big_endian).and_then(|()| match kind {
             SECTION => section(block, big_endian).map(|()| self.interfaces.clear()).map(|()| None),
@@ -133,27 +159,7 @@ impl Pcapng {
             INTERFACE => interface(block, big_endian).map(|interface| self.interfaces.push(interface)).map(|()| None),
             _ => frame(kind, block, &self.interfaces, big_endian).map(Some),
         });
-        match read {
-            Ok(place) => {
-                self.spent = length as usize;
-                Ok(place)
-            }
-            Err((expected, found)) => Err(self.stream.wrong(expected, found)),
-        }
-    }
-
-    /// Lets a block go that does not matter, piece by piece.
-    fn skip(&mut self, length: u32) -> Result<(), Error> {
-        let mut left = length as usize;
-        while left > 0 {
-            let piece = self.stream.peek(left.min(1 << 16))?.len();
-            if piece == 0 {
-                return Err(self.stream.wrong("the rest of a block", format!("the end of the file, {left} bytes too early")));
-            }
-            self.stream.consume(piece);
-            left -= piece;
-        }
-        Ok(())
+        read.map_err(|(expected, found)| self.stream.wrong(expected, found).into())
     }
 }
 
@@ -227,11 +233,10 @@ fn frame(kind: u32, block: &[u8], interfaces: &[Interface], big_endian: bool) ->
     if captured > FRAME_BYTES_MAX {
         return Err(("a packet of at most 262,144 bytes", format!("a packet of {captured} bytes")));
     }
-    let len = captured as usize;
-    if at + len > block.len().saturating_sub(4) {
+    if at + captured as usize > block.len().saturating_sub(4) {
         return Err(("a packet that ends inside its block", format!("{captured} bytes in a block of {}", block.len())));
     }
-    Ok(Place { time_ns, at, len, orig_len })
+    Ok(Place { time_ns, at, len: captured, orig_len })
 }
 
 /// Nanoseconds since 1970; clamped to what 64 bits hold.

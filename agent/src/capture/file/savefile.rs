@@ -3,7 +3,8 @@
 //! Spec: pcap-savefile(5): both byte orders, microseconds and nanoseconds, and the "modified" format of old Linux tools.
 
 use super::stream::Stream;
-use super::{Error, FRAME_BYTES_MAX, LINKTYPE_ETHERNET, Record};
+use super::{Error, FRAME_BYTES_MAX, Halt, LINKTYPE_ETHERNET};
+use crate::capture::OwnedFrame;
 use crate::host::clock::SECOND_NS;
 
 const HEADER_BYTES: usize = 24;
@@ -18,12 +19,17 @@ const MODIFIED: u32 = 0xa1b2_cd34;
 
 /// A pcap file behind its header.
 pub(super) struct Savefile {
-    stream: Stream,
+    pub stream: Stream,
     big_endian: bool,
     fraction_ns: u64,
     record_bytes: usize,
-    /// Of the record that was given last, to be let go.
-    spent: usize,
+}
+
+/// What stands in front of a frame.
+struct Header {
+    time_ns: u64,
+    length: u32,
+    orig_len: u32,
 }
 
 /// Whether a file that begins so is a pcap file.
@@ -52,40 +58,73 @@ impl Savefile {
             big_endian,
             fraction_ns: if magic == NANOSECONDS { 1 } else { 1000 },
             record_bytes: if magic == MODIFIED { MODIFIED_RECORD_BYTES } else { RECORD_BYTES },
-            spent: 0,
         })
     }
 
+    /// Puts frames behind each other, until none comes.
+    pub fn fill(&mut self, frames: &mut Vec<OwnedFrame>) -> Result<(), Halt> {
+        while let Some(frame) = self.next()? {
+            frames.push(frame);
+            self.fill_from_held(frames);
+        }
+        Ok(())
+    }
+
+    /// As [`Self::next`], as long as records are whole in what is held: nothing is asked of the stream for each.
+    fn fill_from_held(&mut self, frames: &mut Vec<OwnedFrame>) {
+        let (held, begin) = self.stream.held();
+        let mut rest = held;
+        while let Some((header, behind)) = rest.split_at_checked(self.record_bytes)
+            && let Some(record) = header.first_chunk().map(|fields| self.record(fields))
+            && record.length <= FRAME_BYTES_MAX
+            && let Some((_, following)) = behind.split_at_checked(record.length as usize)
+        {
+            let at = begin + (held.len() - behind.len());
+            frames.push(OwnedFrame::new(record.time_ns, at, record.length, record.orig_len));
+            rest = following;
+        }
+        let consumed = held.len() - rest.len();
+        self.stream.consume(consumed);
+    }
+
     /// The next frame, or `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Record<'_>>, Error> {
-        self.stream.consume(std::mem::take(&mut self.spent));
-        let (big_endian, record_bytes) = (self.big_endian, self.record_bytes);
-        let header = self.stream.peek(record_bytes)?;
-        if header.is_empty() {
-            return Ok(None);
-        }
-        if header.len() < record_bytes {
-            let found = format!("{} bytes and the end of the file", header.len());
-            return Err(self.stream.wrong("a whole record header", found));
-        }
-        let field = |place: usize| number(header, place * 4, big_endian);
-        let (seconds, fraction, length, orig_len) = (field(0), field(1), field(2), field(3));
+    fn next(&mut self) -> Result<Option<OwnedFrame>, Halt> {
+        let record_bytes = self.record_bytes;
+        let header = self.stream.ahead(record_bytes)?;
+        let Some(fields) = header.first_chunk().filter(|_| header.len() == record_bytes).copied() else {
+            return self.end();
+        };
+        let Header { time_ns, length, orig_len } = self.record(&fields);
         if length > FRAME_BYTES_MAX {
-            return Err(self.stream.wrong("a record of at most 262,144 bytes", format!("a record of {length} bytes")));
+            return Err(self.stream.wrong("a record of at most 262,144 bytes", format!("a record of {length} bytes")).into());
         }
         let whole = record_bytes + length as usize;
-        let present = self.stream.peek(whole)?.len();
+        let present = self.stream.ahead(whole)?.len();
         if present < whole {
             let found = format!("{} of its {length} bytes and the end of the file", present - record_bytes);
-            return Err(self.stream.wrong("a whole record", found));
+            return Err(self.stream.wrong("a whole record", found).into());
         }
-        self.spent = whole;
-        let time_ns = u64::from(seconds) * SECOND_NS + u64::from(fraction) * self.fraction_ns;
-        let bytes = self.stream.peek(whole)?.get(record_bytes..).unwrap_or_default();
-        Ok(Some(Record { time_ns, bytes, orig_len }))
+        let frame = self.stream.give(time_ns, record_bytes, length, orig_len);
+        self.stream.consume(whole);
+        Ok(Some(frame))
+    }
+
+    #[inline]
+    fn record(&self, fields: &[u8; RECORD_BYTES]) -> Header {
+        let [seconds, fraction, length, orig_len] = [0, 4, 8, 12].map(|at| number(fields, at, self.big_endian));
+        Header { time_ns: u64::from(seconds) * SECOND_NS + u64::from(fraction) * self.fraction_ns, length, orig_len }
+    }
+
+    /// Where there is no whole record header.
+    fn end(&mut self) -> Result<Option<OwnedFrame>, Halt> {
+        match self.stream.peek(self.record_bytes)?.len() {
+            0 => Ok(None),
+            present => Err(self.stream.wrong("a whole record header", format!("{present} bytes and the end of the file")).into()),
+        }
     }
 }
 
+#[inline]
 fn number(bytes: &[u8], at: usize, big_endian: bool) -> u32 {
     let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default();
     if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }

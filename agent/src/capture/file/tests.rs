@@ -332,7 +332,64 @@ fn a_large_file_comes_in_batches_of_bounded_size() {
         bytes.for_each_frame(|_| frames += 1);
         batches += 1;
     }
-    assert_eq!((frames, batches), (3000, 5));
+    assert_eq!((frames, batches), (3000, 18));
+}
+
+#[test]
+fn frames_come_whole_wherever_a_batch_ends() {
+    let lengths = [0, 1, 60, 1500, 9018, 65_535, 262_144];
+    let frames: Vec<Read> = (0..300usize)
+        .map(|n| {
+            let bytes: Vec<u8> = (0..lengths[n * n % 11 % lengths.len()]).map(|at| (at * 7 + n) as u8).collect();
+            let orig_len = bytes.len() as u32 + n as u32 % 2;
+            (n as u64 * 1_000_000_000, bytes, orig_len)
+        })
+        .collect();
+    for big_endian in [false, true] {
+        let mut pcap = Bytewise::new(big_endian);
+        pcap.u32(0xa1b2_c3d4).u16(2).u16(4).u32(0).u32(0).u32(262_144).u32(1);
+        let mut pcapng = Bytewise::new(big_endian);
+        pcapng.section().interface(1, &[(9, &[0])]);
+        for (n, (ns, bytes, orig_len)) in frames.iter().enumerate() {
+            let seconds = ns / 1_000_000_000;
+            pcap.u32(seconds as u32).u32(0).u32(bytes.len() as u32).u32(*orig_len).bytes.extend(bytes);
+            pcapng.enhanced(0, seconds, bytes, *orig_len);
+            if n % 10 == 0 {
+                // Longer than a batch.
+                pcapng.block(0xbad, |b| b.bytes.resize(b.bytes.len() + 2 * BATCH_BYTES + 4, 6));
+            }
+        }
+        for (name, file) in [("pcap", pcap.bytes), ("pcapng", pcapng.bytes)] {
+            assert!(read_well(&file) == frames, "{name}, big endian: {big_endian}");
+            let compressed = zstd::encode_all(&file[..], 1).unwrap();
+            assert!(read_well(&compressed) == frames, "{name}, compressed, big endian: {big_endian}");
+        }
+    }
+}
+
+#[test]
+fn a_pipe_that_gives_a_few_bytes_at_a_time_gives_the_same_frames() {
+    for whole in [pcap(false, true), pcap(true, false), pcapng(false), pcapng(true)] {
+        for bytes in [1, 7, 50] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("pipe");
+            rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+            let (pieces, pipe): (Vec<Vec<u8>>, _) = (whole.chunks(bytes).map(<[u8]>::to_vec).collect(), path.clone());
+            let writer = std::thread::spawn(move || {
+                let mut pipe = std::fs::OpenOptions::new().write(true).open(pipe).unwrap();
+                for piece in pieces {
+                    pipe.write_all(&piece).unwrap();
+                    std::thread::yield_now();
+                }
+            });
+            let (mut engine, mut batch, mut frames) = (FileEngine::open(vec![path]).unwrap(), Bytes::default(), Vec::new());
+            while engine.take(&mut batch, Duration::ZERO).unwrap() == Taken::Frames {
+                batch.for_each_frame(|frame| frames.push((frame.time_ns, frame.bytes.to_vec(), frame.orig_len)));
+            }
+            writer.join().unwrap();
+            assert_eq!(frames, expected(), "{bytes} bytes at a time");
+        }
+    }
 }
 
 proptest! {
