@@ -42,6 +42,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
 
 /// What a deploy policy may end without a prefix or a tag, on which resource, and why that is all the same narrow.
 const UNNAMED: &[(&str, &str, &str)] = &[
+    ("ec2:DeleteTags", "*", "rules bear no tag of a module, and are given those of default_tags"),
     (
         "ec2:DeleteTrafficMirrorFilterRule",
         "arn:*:ec2:*:*:traffic-mirror-filter-rule/*",
