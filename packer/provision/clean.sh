@@ -5,7 +5,7 @@ set -euo pipefail
 shopt -s nullglob
 
 # Access is by Systems Manager alone. Masked as systemctl would, which refuses where an alias has the name.
-for unit in ssh.service ssh.socket sshd.service; do
+for unit in ssh.service ssh.socket sshd.service sshd.socket; do
   ln --symbolic --force /dev/null "/etc/systemd/system/$unit"
 done
 rm -f /etc/ssh/ssh_host_*

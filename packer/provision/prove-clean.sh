@@ -52,9 +52,13 @@ done
 for unit in tapfleetd.service tapfleet-alert.path tapfleet-alert.timer; do
   ! systemctl --quiet is-enabled "$unit" 2>/dev/null || wrong "$unit would start before its settings are there"
 done
-for unit in ssh.service sshd.service; do
-  [ "$(systemctl is-enabled "$unit" 2>/dev/null)" != enabled ] || wrong "$unit lets somebody in"
+# Systems differ in how they call it, and in whether a socket starts it: each must be masked, and no other may run it.
+for unit in ssh.service ssh.socket sshd.service sshd.socket; do
+  [ "$(systemctl is-enabled "$unit" 2>/dev/null)" = masked ] || wrong "$unit is not masked: it may let somebody in"
 done
+while read -r unit _; do
+  ! systemctl show --property=ExecStart,Listen "$unit" 2>/dev/null | grep --quiet --extended-regexp '/sshd |[:=]22 ' || wrong "$unit lets somebody in"
+done < <(systemctl list-unit-files --plain --no-legend --type=service,socket --state=enabled,enabled-runtime)
 for file in /etc/cloud/cloud.cfg.d/99-tapfleet.cfg /usr/lib/sysctl.d/60-tapfleet.conf /usr/lib/udev/rules.d/60-tapfleet.rules; do
   [ -s "$file" ] || wrong "$file is missing"
 done

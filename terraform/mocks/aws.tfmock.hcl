@@ -34,6 +34,10 @@ mock_resource "aws_subnet" {
   defaults = { id = "subnet-0123456789abcdef0" }
 }
 
+mock_resource "aws_route_table" {
+  defaults = { id = "rtb-0123456789abcdef0" }
+}
+
 mock_resource "aws_iam_role" {
   defaults = { arn = "arn:aws:iam::111111111111:role/agent" }
 }

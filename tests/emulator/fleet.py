@@ -2,7 +2,7 @@
 
 EC2 API Reference CreateLaunchTemplate: tags of the template are not of what it launches. Auto Scaling API Reference: groups show
 DefaultInstanceWarmup and InstanceMaintenancePolicy, hooks have a role only if one was given, policies say whether they are enabled;
-StartInstanceRefresh makes instances anew, one refresh at a time.
+StartInstanceRefresh makes instances anew, one refresh at a time; SetInstanceProtection keeps an instance only while it holds.
 """
 
 import itertools
@@ -73,6 +73,15 @@ def group_of(request: Any) -> Any:
         return request.autoscaling_backend.autoscaling_groups[name]
     except KeyError:
         raise refuse("ValidationError", f"AutoScalingGroup name not found - AutoScalingGroup '{name}' not found") from None
+
+
+@corrects(AutoScalingResponse)
+def set_instance_protection(original: Any, request: Any) -> Any:
+    answer = original(request)
+    # What the group was kept from doing it does when the protection is gone.
+    group = group_of(request)
+    group.set_desired_capacity(group.desired_capacity)
+    return answer
 
 
 @answers(AutoScalingResponse)

@@ -39,7 +39,6 @@ cpio            | command -v cpio
 createrepo-c    | command -v createrepo_c
 dnf             | command -v dnf
 openssh-client  | command -v ssh-keygen
-packer          | command -v packer
 rpm             | command -v rpm && command -v rpm2cpio
 ' ;;
   esac

@@ -151,7 +151,7 @@ impl Disk {
     pub fn mount(&self, at: &Path) -> Mount {
         fs::create_dir_all(at).unwrap();
         run("mount", &[self.device(), at.to_str().unwrap()]);
-        Mount(at.into())
+        Mount { at: at.into(), top: at.into() }
     }
 }
 
@@ -163,34 +163,42 @@ impl Drop for Disk {
 
 /// What is mounted somewhere. Unmounted with the value.
 #[derive(Debug)]
-pub struct Mount(PathBuf);
+pub struct Mount {
+    at: PathBuf,
+    /// What is unmounted, with all beneath it.
+    top: PathBuf,
+}
 
 impl Mount {
-    /// A folder over `lower`: what is written stays in `folder`, and `lower` is not changed.
+    /// A folder over `lower`, which is not changed: what is written stays in memory, mounted at `folder`. A file system that may be
+    /// itself an overlay, as a container's is, cannot take it.
     ///
     /// # Panics
     /// When it cannot be mounted.
     #[must_use]
     pub fn over(lower: &Path, folder: &Path) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", folder.to_str().unwrap()]);
         let [upper, work, merged] = ["upper", "work", "merged"].map(|name| folder.join(name));
+        let mount = Self { at: merged.clone(), top: folder.into() };
         for made in [&upper, &work, &merged] {
             fs::create_dir_all(made).unwrap();
         }
         let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
         run("mount", &["-t", "overlay", "overlay", "-o", &options, merged.to_str().unwrap()]);
-        Self(merged)
+        mount
     }
 
     /// Where.
     #[must_use]
     pub fn at(&self) -> &Path {
-        &self.0
+        &self.at
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.top).status();
     }
 }
 
@@ -198,6 +206,10 @@ fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     let output = output.unwrap_or_else(|cause| panic!("cannot run {program}: {cause}; see tests/setup/system.sh"));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "`{program} {}`: {said}; this test needs root and loop devices", args.join(" "));
+    assert!(
+        output.status.success(),
+        "`{program} {}`: {said}; this test needs root that may mount, and loop devices (docker run --privileged)",
+        args.join(" ")
+    );
     String::from_utf8(output.stdout).unwrap()
 }

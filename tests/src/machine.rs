@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::indexing_slicing)]
 
 use std::fs;
+use std::io::{Read, Seek};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -32,14 +33,15 @@ pub const UNITS: [&str; 7] = [
 /// The names of the program in the machine: the second one serves when the first is gone.
 pub const PROGRAMS: [&str; 2] = ["usr/bin/tapfleetd", "usr/lib/tapfleet/tapfleetd"];
 
-/// Machines that share a cgroup remove each other's: each gets one of its own, of its name, in the hierarchies that systemd uses.
-const IN_ITS_OWN_CGROUP: &str = r#"for base in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
-  if [ -d $base ]; then mkdir $base/$0 && echo $$ >$base/$0/cgroup.procs; fi
+/// Machines that share a cgroup remove each other's: each gets one of its own, of its name, in the hierarchies that systemd uses (of
+/// version 2 the first, of version 1 the others).
+const IN_ITS_OWN_CGROUP: &str = r#"for base in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+  if [ -f $base/cgroup.procs ]; then mkdir $base/$0 && echo $$ >$base/$0/cgroup.procs; fi
 done
 exec "$@""#;
 
 /// Removes the cgroup of that name.
-const REMOVE_CGROUP: &str = "find /sys/fs/cgroup/systemd/$0 /sys/fs/cgroup/unified/$0 -depth -type d -exec rmdir {} +";
+const REMOVE_CGROUP: &str = "find /sys/fs/cgroup/$0 /sys/fs/cgroup/systemd/$0 /sys/fs/cgroup/unified/$0 -depth -type d -exec rmdir {} +";
 
 /// Where it is mounted.
 const PROGRAM: &str = "/opt/tapfleetd";
@@ -91,6 +93,7 @@ impl Machine {
     fn start(folder: &Path, options: &[&str]) -> Self {
         let pair = Pair::new();
         let name = format!("tapfleet-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut words = tempfile::tempfile().unwrap();
         let mut nspawn = Command::new("sh")
             .args(["-c", IN_ITS_OWN_CGROUP, &name, "systemd-nspawn"])
             .args(["--quiet", "--register=no", "--keep-unit", "--boot", "--link-journal=no", "--console=pipe"])
@@ -101,10 +104,17 @@ impl Machine {
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(words.try_clone().unwrap())
             .spawn()
             .unwrap_or_else(|cause| panic!("cannot run systemd-nspawn: {cause}; see tests/setup/system.sh"));
-        let leader = leader_of(&mut nspawn);
+        let leader = leader_of(&mut nspawn).unwrap_or_else(|end| {
+            let mut said = String::new();
+            words.rewind().and_then(|()| words.read_to_string(&mut said)).unwrap();
+            panic!(
+                "{end}, and said:\n{said}This test needs root that may mount and make control groups and network namespaces (docker run \
+                 --privileged --cgroupns=host)"
+            )
+        });
         let machine = Self { name, pair, nspawn, leader };
         machine.wait_for("the machine has booted", Duration::from_secs(60), |machine| {
             let state = machine.output("systemctl", &["is-system-running"]);
@@ -300,8 +310,8 @@ pub fn root_folder(name: &str) -> PathBuf {
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
-/// The pid of the machine's first process: the only child of systemd-nspawn.
-fn leader_of(nspawn: &mut Child) -> u32 {
+/// The pid of the machine's first process: the only child of systemd-nspawn. Else how that ended.
+fn leader_of(nspawn: &mut Child) -> Result<u32, String> {
     let children = format!("/proc/{0}/task/{0}/children", nspawn.id());
     let end = Instant::now() + Duration::from_secs(10);
     loop {
@@ -310,14 +320,14 @@ fn leader_of(nspawn: &mut Child) -> u32 {
         if let Some(leader) = found
             && fs::read_to_string(format!("/proc/{leader}/comm")).is_ok_and(|name| name.trim() == "systemd")
         {
-            return leader;
+            return Ok(leader);
         }
         if let Some(status) = nspawn.try_wait().unwrap() {
-            panic!("systemd-nspawn ended with {status}");
+            return Err(format!("systemd-nspawn ended with {status}"));
         }
         if Instant::now() > end {
             let _ = nspawn.kill();
-            panic!("systemd did not start within ten seconds");
+            return Err("systemd-nspawn started no systemd within ten seconds".into());
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -24,18 +24,19 @@ const HUB: &str = "111111111111";
 const SPOKES: [&str; 2] = ["222222222222", "333333333333"];
 const FURTHER_SPOKE: &str = "444444444444";
 const GOV_HUB: &str = "555555555555";
-const GOV_SPOKES: [&str; 2] = ["666666666666", "777777777777"];
+/// The hub's account is a spoke, too: who has two accounts.
+const GOV_SPOKES: [&str; 2] = [GOV_HUB, "666666666666"];
 const SINGLE: &str = "100000000001";
 const EXISTING: &str = "100000000002";
 const SENSOR: &str = "100000000003";
 
 /// Who has which documents of terraform/deploy-policy attached to the role that Terraform assumes.
 const DEPLOYERS: &[(&[&str], &[&str])] = &[
-    (&[HUB, GOV_HUB], &["hub-network", "hub"]),
-    (&[SPOKES[0], SPOKES[1], GOV_SPOKES[0], GOV_SPOKES[1]], &["spoke", "demo-sources"]),
+    (&[HUB], &["hub-network", "hub"]),
+    (&[SPOKES[0], SPOKES[1], GOV_SPOKES[1]], &["spoke", "demo-sources"]),
     (&[FURTHER_SPOKE], &["spoke"]),
     (&[EXISTING], &["hub-network", "hub", "spoke"]),
-    (&[SINGLE, SENSOR], &["hub-network", "hub", "spoke", "demo-sources"]),
+    (&[SINGLE, SENSOR, GOV_HUB], &["hub-network", "hub", "spoke", "demo-sources"]),
 ];
 
 /// What the policies allow that is no call of its own, or that no example makes, and why it is needed.
@@ -49,6 +50,7 @@ const EXPLAINED: &[(&str, &str)] = &[
     ("events:TagResource", "a rule that is made with tags"),
     ("iam:CreateServiceLinkedRole", "the first load balancer and the first group of an account"),
     ("iam:PassRole", "the roles that instances, the rule and the state machine get"),
+    ("iam:PutRolePermissionsBoundary", "a boundary for roles that are there"),
     ("iam:TagInstanceProfile", "a profile that is made with tags"),
     ("iam:TagRole", "a role that is made with tags"),
     ("iam:UpdateAssumeRolePolicy", "a version of the modules that lets another service take a role"),
@@ -123,7 +125,7 @@ fn hub_and_spokes_of_three_accounts_are_made_get_a_further_spoke_and_are_taken_a
 }
 
 #[test]
-fn hub_and_spokes_of_gov_cloud_bear_its_arns() {
+fn a_hub_that_is_a_spoke_too_and_a_further_spoke_of_gov_cloud_bear_its_arns_and_a_boundary() {
     lived("hub-and-spoke in aws-us-gov");
 }
 
@@ -184,7 +186,9 @@ fn single_account() {
     every_session_ends_in_its_zone(account);
     assert_eq!(sessions(account).len(), 2);
 
-    // New settings reach the fleet: a new version of the template, the group on it, its instances made anew.
+    // New settings reach the fleet: a new version of the template, the group on it, its instances made anew. So does a further zone.
+    example.set("hub_network", network("10.0.0.0/24", &["eu-central-1a", "eu-central-1b", "eu-central-1c"]));
+    example.set("default_tags", json!({"team": "network"}));
     example.set("settings", json!({"record": {"format": "pcapng"}}));
     example.set("traffic_mirror_asg_max_size", 6);
     example.set("src_ec2_count", 3);
@@ -195,9 +199,15 @@ fn single_account() {
     let newer = self::agents(account, &changed);
     assert_ne!(newer[0]["InstanceId"], agents[0]["InstanceId"], "the instance refresh left the old agent");
     assert!(account.settings(newer[0]["InstanceId"].as_str().unwrap()).contains("format = \"pcapng\""));
+    let balancer = only(account.ask("elbv2", "describe_load_balancers", &json!({})), "LoadBalancers");
+    assert_eq!(balancer["AvailabilityZones"].as_array().unwrap().len(), 3);
     assert_eq!(sessions(account).len(), 3);
     every_session_ends_in_its_zone(account);
 
+    // An agent with captures that S3 has not protects itself from scale-in; who destroys the fleet means it.
+    let (agent, group) = (newer[0]["InstanceId"].clone(), changed["AutoScalingGroupName"].clone());
+    let protect = json!({"AutoScalingGroupName": group, "InstanceIds": [agent], "ProtectedFromScaleIn": true});
+    account.ask("autoscaling", "set_instance_protection", &protect);
     // What stays is what was asked to be kept: the spool volumes of two generations of agents, found by their tag.
     example.destroy();
     let kept: Vec<_> = account.inventory().into_iter().filter(|thing| !before.contains(thing)).collect();
@@ -321,11 +331,13 @@ fn hub_and_spoke_in_gov_cloud() {
     const GOV: &str = "us-gov-west-1";
     let emulator = Emulator::shared();
     let hub = emulator.account(GOV_HUB).in_region(GOV).let_terraform_in();
-    let spokes = GOV_SPOKES.map(|id| emulator.account(id).in_region(GOV).let_terraform_in());
+    let spokes = [hub, emulator.account(GOV_SPOKES[1]).in_region(GOV).let_terraform_in()];
     let before = hub.inventory();
     let mut variables = three_accounts(GOV_HUB, GOV_SPOKES, GOV);
     variables["partition"] = "aws-us-gov".into();
     variables["s3_bucket_name"] = "captures-of-gov-cloud".into();
+    let boundary = format!("arn:aws-us-gov:iam::{GOV_HUB}:policy/boundary");
+    variables["permissions_boundary_arn"] = boundary.clone().into();
     let mut example = example("hub-and-spoke", CALLER, &hub.image(), variables);
     example.set("src_ec2_count", 1);
     example.apply();
@@ -339,6 +351,11 @@ fn hub_and_spoke_in_gov_cloud() {
     for text in [policy, role["PolicyDocument"].to_string()] {
         assert!(text.contains("arn:aws-us-gov:") && !text.contains("arn:aws:"), "{text}");
     }
+    let roles = hub.ask("iam", "list_roles", &json!({}))["Roles"].as_array().unwrap().clone();
+    let made = strings(&Value::from(roles), "RoleName").into_iter().filter(|name| name.starts_with("tapfleet"));
+    let bounds = made.map(|name| hub.ask("iam", "get_role", &json!({"RoleName": name}))["Role"]["PermissionsBoundary"].clone());
+    let bounds: Vec<_> = bounds.map(|bound| bound["PermissionsBoundaryArn"].clone()).collect();
+    assert_eq!(bounds, vec![Value::from(boundary); 3]);
     for spoke in spokes {
         every_session_ends_in_its_zone(spoke);
     }

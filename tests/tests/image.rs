@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use tapfleet_tests::mailbox::Mailbox;
 use tapfleet_tests::moto::Moto;
 use tapfleet_tests::netns::TAP;
 use tapfleet_tests::package::{Packages, root, run, try_run};
+use tapfleet_tests::terraform::setup;
 use tapfleet_tests::traffic::{SPOOL, Traffic, number};
 
 /// What the packer of Debian 12 (1.6.6) does not know, as the template has it, one line of it each; a block to its closing brace. That a
@@ -67,9 +69,9 @@ fn packer_takes_the_template_for_every_system_and_processor_and_refuses_others_w
         let words = said(&output).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains(sentence), "{name} = {value}: {words}");
     }
-    let formatted = try_run("packer", &["fmt", "-check", root().join("packer").to_str().unwrap()]);
+    let formatted = try_run(packer(), &["fmt", "-check", root().join("packer").to_str().unwrap()]);
     assert!(formatted.status.success(), "run 'packer fmt packer': {}", said(&formatted));
-    println!("left out for {}: {TOO_NEW_FILE}, {TOO_NEW:?}", run("packer", &["version"]).trim());
+    println!("left out for {}: {TOO_NEW_FILE}, {TOO_NEW:?}", run(packer(), &["version"]).trim());
 }
 
 #[test]
@@ -231,6 +233,22 @@ fn the_proof_of_cleanliness_fails_for_each_trace_of_the_builder_and_for_what_an_
         let output = script("prove-clean");
         assert!(output.status.success(), "after /{path}: {}", said(&output));
     }
+    // A way in: a service, or a socket that starts one.
+    for unit in ["ssh.service", "ssh.socket", "sshd.service", "sshd.socket"] {
+        let mask = format!("/etc/systemd/system/{unit}");
+        machine.run("rm", &[&mask]);
+        let output = script("prove-clean");
+        assert!(!output.status.success() && said(&output).contains(unit), "{unit} was not found: {}", said(&output));
+        machine.run("ln", &["--symbolic", "/dev/null", &mask]);
+    }
+    // One of another name, as a distribution may call it.
+    machine.write("etc/systemd/system/remote.socket", "[Socket]\nListenStream=22\nAccept=yes\n[Install]\nWantedBy=sockets.target\n");
+    machine.write("etc/systemd/system/remote@.service", "[Service]\nExecStart=-/usr/sbin/sshd -i\nStandardInput=socket\n");
+    machine.run("systemctl", &["--quiet", "enable", "remote.socket"]);
+    let output = script("prove-clean");
+    assert!(!output.status.success() && said(&output).contains("remote.socket"), "{}", said(&output));
+    machine.run("systemctl", &["--quiet", "disable", "remote.socket"]);
+    machine.run("rm", &["/etc/systemd/system/remote.socket", "/etc/systemd/system/remote@.service"]);
     // What an instance needs.
     for (program, arguments, undo) in [
         ("systemctl", ["enable", UNIT], ["disable", UNIT]),
@@ -324,6 +342,12 @@ fn endpoint(moto: &Moto) -> String {
     format!("  custom_endpoint_ec2 = \"{}\"\n  skip_region_validation = true\n  skip_metadata_api_check = true\n", moto.endpoint())
 }
 
+/// The packer that [`TOO_NEW`] is of, whichever comes first on PATH.
+fn packer() -> &'static str {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| setup("packer")).to_str().unwrap()
+}
+
 /// A copy of the template that an old packer takes.
 struct Template {
     folder: tempfile::TempDir,
@@ -356,10 +380,10 @@ impl Template {
 
     fn packer(&self, verb: &str, netns: Option<&str>, variables: &[(&str, &str)]) -> Output {
         let mut command = match netns {
-            None => Command::new("packer"),
+            None => Command::new(packer()),
             Some(netns) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", netns, "packer"]);
+                command.args(["netns", "exec", netns, packer()]);
                 command
             }
         };
@@ -374,7 +398,7 @@ impl Template {
         // No settings, plugins or certificates of whoever runs the test; asks nobody for updates.
         command.env("HOME", self.folder.path()).env("CHECKPOINT_DISABLE", "1").env_remove("AWS_CA_BUNDLE").env_remove("AWS_ENDPOINT_URL");
         command.env("AWS_ACCESS_KEY_ID", CREDENTIALS).env("AWS_SECRET_ACCESS_KEY", CREDENTIALS).env("NO_PROXY", "*");
-        command.output().unwrap_or_else(|cause| panic!("cannot run packer: {cause}; see tests/setup/system.sh"))
+        command.output().unwrap_or_else(|cause| panic!("cannot run {}: {cause}", packer()))
     }
 }
 

@@ -1,12 +1,12 @@
 //! The agent under a real systemd, as its units have it: starts, dies, hangs, is restarted under load, is mailed about.
 //! In: a small Debian booted in a container, packets over a veth pair, a topic. Out: promises 5 and 7, and what the units claim.
-//! The captures' S3 cannot be reached; the topic is LocalStack's. Out of memory is made by cgroup v1 of this host.
+//! The captures' S3 cannot be reached; the topic is LocalStack's. Out of memory is made by a control group of this host.
 //! Needs: root, systemd-nspawn, mmdebstrap, S3.
 //! Threads: 4, as most tests wait.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -499,24 +499,36 @@ impl Watched {
 }
 
 /// A cgroup of this host, in which a process may have so little memory that the kernel kills it. Removed with the value.
-struct Starved(PathBuf);
+struct Starved {
+    group: PathBuf,
+    /// The file that counts whom the kernel has killed.
+    kills: &'static str,
+}
 
 impl Starved {
     fn new(pid: u32) -> Self {
-        let group = PathBuf::from(format!("/sys/fs/cgroup/memory/tapfleet-{}", std::process::id()));
-        fs::create_dir(&group).unwrap_or_else(|cause| panic!("cannot make {}: {cause}; this test needs cgroup v1 memory", group.display()));
-        let starved = Self(group);
+        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let (base, limit, kills) = if unified {
+            ("/sys/fs/cgroup", "memory.max", "memory.events")
+        } else {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.oom_control")
+        };
+        let starved = Self { group: PathBuf::from(format!("{base}/tapfleet-{}", std::process::id())), kills };
+        let needs = "this test needs the host's control groups, with memory (docker run --privileged --cgroupns=host)";
+        fs::create_dir(&starved.group).unwrap_or_else(|cause| panic!("cannot make {}: {cause}; {needs}", starved.group.display()));
         // A limit below what a group has already is refused (EBUSY), so it comes first. What the process has stays with its old group;
         // the next pages are too many.
-        fs::write(starved.0.join("memory.limit_in_bytes"), "65536").unwrap();
-        fs::write(starved.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        for (file, value) in [(limit, "65536".into()), ("cgroup.procs", pid.to_string())] {
+            let path = starved.group.join(file);
+            fs::write(&path, value).unwrap_or_else(|cause| panic!("cannot write {}: {cause}; {needs}", path.display()));
+        }
         starved
     }
 
     /// How many the kernel has killed.
     fn killed(&self) -> u64 {
-        let control = fs::read_to_string(self.0.join("memory.oom_control")).unwrap();
-        control.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap().parse().unwrap()
+        let counts = fs::read_to_string(self.group.join(self.kills)).unwrap();
+        counts.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap().parse().unwrap()
     }
 }
 
@@ -524,7 +536,7 @@ impl Drop for Starved {
     fn drop(&mut self) {
         // It can be removed as soon as nobody is in it.
         for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
+            if fs::remove_dir(&self.group).is_ok() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));

@@ -40,6 +40,17 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("host/autoscaling.rs", "set_instance_protection", &["autoscaling:SetInstanceProtection"]),
 ];
 
+/// What a deploy policy may end without a prefix or a tag, on which resource, and why that is all the same narrow.
+const UNNAMED: &[(&str, &str, &str)] = &[
+    ("ec2:DeleteTags", "*", "rules bear no tag of a module, and are given those of default_tags"),
+    (
+        "ec2:DeleteTrafficMirrorFilterRule",
+        "arn:*:ec2:*:*:traffic-mirror-filter-rule/*",
+        "rules bear no tag; AWS asks for the filter's, too",
+    ),
+    ("kms:DeleteAlias", "arn:*:kms:*:*:key/*", "keys have no name; AWS asks for the alias, too"),
+];
+
 #[test]
 fn every_file_is_formatted() {
     let output = terraform(&copy(), &["fmt", "-check", "-diff", "-recursive", "."]);
@@ -61,7 +72,7 @@ fn every_root_is_valid_and_says_what_it_is_for() {
 
 #[test]
 fn variables_are_few_and_each_says_what_it_is_and_what_it_allows() {
-    for module in ["modules/hub", "modules/spoke"] {
+    for module in ["modules/hub", "modules/spoke", "modules/user_data", "modules/demo_source"] {
         let variables = blocks(&read(&format!("{module}/variables.tf")), "variable");
         assert!(!variables.is_empty() && variables.len() <= VARIABLES_MAX, "{module} has {} variables", variables.len());
         for (name, body) in variables {
@@ -115,6 +126,37 @@ fn every_example_can_be_made_from_its_sample_values() {
     for example in examples {
         holds(&format!("examples/{example}"), "example", &[&format!("-var-file={}", sample(&example))]);
     }
+}
+
+#[test]
+fn a_deploy_policy_ends_only_what_bears_its_prefix_or_its_modules_tag() {
+    // What ends things, or takes them over.
+    let ends = |action: &str| {
+        let (_, verb) = action.split_once(':').unwrap();
+        ["Delete", "Terminate", "Stop", "Schedule", "PutKeyPolicy", "PutRolePolicy"].iter().any(|word| verb.starts_with(word))
+    };
+    let tags = BTreeMap::from([("hub", "modules/hub"), ("spoke", "modules/spoke"), ("demo", "modules/demo_source")]);
+    let mut held = 0;
+    for (file, text) in files("json").into_iter().filter(|(file, _)| file.starts_with("deploy-policy/")) {
+        let policy: Value = serde_json::from_str(&text).unwrap();
+        for statement in policy["Statement"].as_array().unwrap().iter().filter(|statement| statement["Effect"] == "Allow") {
+            let tagged = &statement["Condition"]["StringLike"];
+            let kind = tagged.as_object().and_then(|tag| tag.keys().next()?.strip_prefix("aws:ResourceTag/tapfleet:"));
+            if let Some(kind) = kind {
+                let module = tags.get(kind).unwrap_or_else(|| panic!("{file}: no module tags anything tapfleet:{kind}"));
+                let tag = format!("\"tapfleet:{kind}\" = var.name");
+                assert!(files("tf").iter().any(|(of, text)| of.starts_with(module) && text.contains(&tag)), "{module} gives no {tag}");
+            }
+            for action in strings(&statement["Action"]).into_iter().filter(|action| ends(action)) {
+                held += 1;
+                let named = |resource: &&str| resource.contains("tapfleet") || resource.contains("my-captures-");
+                let unnamed: Vec<_> = strings(&statement["Resource"]).into_iter().filter(|resource| !named(resource)).collect();
+                let explained = UNNAMED.iter().any(|(of, resource, _)| *of == action && unnamed == [*resource]);
+                assert!(kind.is_some() || unnamed.is_empty() || explained, "{file}: {action} on {unnamed:?}");
+            }
+        }
+    }
+    assert!(held > 30, "{held} actions looked at");
 }
 
 #[test]

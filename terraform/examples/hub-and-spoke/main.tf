@@ -39,7 +39,8 @@ module "hub" {
     sns_notify_emails = [var.sns_notify_email]
     alarm_accounts    = values(local._spoke_accounts)
   }
-  settings = var.settings
+  settings                 = var.settings
+  permissions_boundary_arn = var.permissions_boundary_arn
 }
 
 module "sources_1" {

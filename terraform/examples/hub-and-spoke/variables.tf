@@ -156,6 +156,12 @@ variable "settings" {
   default     = {}
 }
 
+variable "permissions_boundary_arn" {
+  description = "Policy of the hub account that bounds every role made there; null: none."
+  type        = string
+  default     = null
+}
+
 variable "default_tags" {
   description = "Tags of everything."
   type        = map(string)

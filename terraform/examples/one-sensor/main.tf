@@ -52,7 +52,8 @@ resource "aws_instance" "sensor" {
   subnet_id     = module.sources.subnet_ids[local._zone]
   ebs_optimized = true
   # The template's tags, too: what the template gives and this does not name would be taken away by the next apply.
-  tags = { Name = "${var.name}-sensor", "tapfleet:hub" = var.name }
+  # The last one lets the deploy policy `demo-sources` end it.
+  tags = { Name = "${var.name}-sensor", "tapfleet:hub" = var.name, "tapfleet:demo" = var.name }
 
   # By number: new settings are a new version, and that a new sensor, in the same apply.
   launch_template {

@@ -20,7 +20,7 @@ resource "aws_security_group" "sources" {
   name        = "${var.name}-sources"
   description = "Demo sources: ping and HTTP among themselves"
   vpc_id      = aws_vpc.sources.id
-  tags        = merge(var.tags, { Name = "${var.name}-sources" })
+  tags        = merge(local._tags, { Name = "${var.name}-sources" })
 }
 
 resource "aws_vpc_security_group_ingress_rule" "ping" {
@@ -59,7 +59,7 @@ resource "aws_instance" "source" {
   private_ip             = each.value.address
   vpc_security_group_ids = [aws_security_group.sources.id]
   ebs_optimized          = true
-  tags                   = merge(var.tags, { Name = "${var.name}-${each.key}" })
+  tags                   = merge(local._tags, { Name = "${var.name}-${each.key}" })
 
   user_data = templatefile("${path.module}/traffic.sh.tftpl", {
     peers = join(" ", [for name, source in local._sources : source.address if name != each.key])

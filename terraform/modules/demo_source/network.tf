@@ -3,12 +3,12 @@ resource "aws_vpc" "sources" {
   #checkov:skip=CKV2_AWS_11: a demo; what its instances say is mirrored
   cidr_block           = var.cidr_block
   enable_dns_hostnames = true
-  tags                 = merge(var.tags, { Name = var.name })
+  tags                 = merge(local._tags, { Name = var.name })
 }
 
 resource "aws_default_security_group" "closed" {
   vpc_id = aws_vpc.sources.id
-  tags   = merge(var.tags, { Name = "${var.name}-closed" })
+  tags   = merge(local._tags, { Name = "${var.name}-closed" })
 }
 
 resource "aws_subnet" "sources" {
@@ -17,12 +17,12 @@ resource "aws_subnet" "sources" {
   vpc_id            = aws_vpc.sources.id
   availability_zone = each.key
   cidr_block        = each.value
-  tags              = merge(var.tags, { Name = "${var.name}-${each.key}" })
+  tags              = merge(local._tags, { Name = "${var.name}-${each.key}" })
 }
 
 resource "aws_route_table" "sources" {
   vpc_id = aws_vpc.sources.id
-  tags   = merge(var.tags, { Name = var.name })
+  tags   = merge(local._tags, { Name = var.name })
 }
 
 resource "aws_route_table_association" "sources" {

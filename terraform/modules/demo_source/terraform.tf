@@ -8,3 +8,8 @@ terraform {
     }
   }
 }
+
+locals {
+  # What the deploy policy `demo-sources` may end bears this tag.
+  _tags = merge(var.tags, { "tapfleet:demo" = var.name })
+}

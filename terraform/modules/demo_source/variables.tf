@@ -13,8 +13,8 @@ variable "cidr_block" {
   type        = string
 
   validation {
-    condition     = can(cidrnetmask(var.cidr_block))
-    error_message = "cidr_block must be an IPv4 CIDR block, as 10.1.0.0/24."
+    condition     = can(cidrnetmask(var.cidr_block)) && try(cidrsubnet(var.cidr_block, 0, 0) == var.cidr_block && split("/", var.cidr_block)[1] >= 16 && split("/", var.cidr_block)[1] <= 28, false)
+    error_message = "cidr_block must be an IPv4 CIDR block from /16 to /28 with no address bits beyond the prefix, as 10.1.0.0/24."
   }
 }
 
@@ -25,6 +25,15 @@ variable "subnets" {
   validation {
     condition     = length(var.subnets) > 0 && alltrue([for cidr in values(var.subnets) : can(cidrnetmask(cidr))])
     error_message = "subnets must name at least one zone and its IPv4 CIDR block."
+  }
+
+  validation {
+    condition = try(alltrue([
+      for cidr in values(var.subnets) :
+      split("/", cidr)[1] >= split("/", var.cidr_block)[1] && split("/", cidr)[1] <= 28 &&
+      cidrsubnet("${split("/", cidr)[0]}/${split("/", var.cidr_block)[1]}", 0, 0) == var.cidr_block
+    ]), false)
+    error_message = "subnets must lie within cidr_block and be /28 or larger."
   }
 }
 
@@ -54,4 +63,9 @@ variable "tags" {
   description = "Tags of everything the module makes."
   type        = map(string)
   default     = {}
+
+  validation {
+    condition     = alltrue([for key in keys(var.tags) : !startswith(key, "tapfleet:") && !startswith(lower(key), "aws:")])
+    error_message = "Keys of tags must not begin with tapfleet: or aws:."
+  }
 }

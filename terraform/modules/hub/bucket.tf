@@ -67,6 +67,19 @@ resource "aws_s3_bucket_lifecycle_configuration" "captures" {
     }
   }
 
+  # Each agent writes its status anew every minute; captures and manifests are written once.
+  rule {
+    id     = "former-statuses"
+    status = "Enabled"
+    filter {
+      prefix = "status/"
+    }
+
+    noncurrent_version_expiration {
+      noncurrent_days = 7
+    }
+  }
+
   dynamic "rule" {
     for_each = var.bucket.transition_days == null ? [] : [var.bucket.transition_days]
 

@@ -51,7 +51,7 @@ data "aws_iam_policy_document" "alerts_topic" {
     condition {
       test     = "StringEquals"
       variable = "aws:SourceAccount"
-      values   = concat([local._account], var.alert.alarm_accounts)
+      values   = distinct(concat([local._account], var.alert.alarm_accounts))
     }
   }
 

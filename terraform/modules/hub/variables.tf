@@ -39,6 +39,25 @@ variable "network" {
   }
 
   validation {
+    condition = var.network.existing == null || try(
+      can(regex("^vpc-[0-9a-f]{8,17}$", var.network.existing.vpc_id)) && length(var.network.existing.subnet_ids) > 0 &&
+      alltrue([for subnet in values(var.network.existing.subnet_ids) : can(regex("^subnet-[0-9a-f]{8,17}$", subnet))]) &&
+      alltrue([for table in var.network.existing.route_table_ids : can(regex("^rtb-[0-9a-f]{8,17}$", table))]), false
+    )
+    error_message = "network.existing needs ids: vpc_id as vpc-0123456789abcdef0, at least one zone with its subnet-0123456789abcdef0, route tables as rtb-0123456789abcdef0."
+  }
+
+  validation {
+    condition     = var.network.existing == null || !var.endpoints.create || try(length(var.network.existing.route_table_ids) > 0, false)
+    error_message = "network.existing.route_table_ids must name the subnets' route tables: without one no agent reaches S3 by the gateway endpoint. (None is needed where endpoints.create is false.)"
+  }
+
+  validation {
+    condition     = var.network.cidr_block == null || try(split("/", var.network.cidr_block)[1] >= 16 && split("/", var.network.cidr_block)[1] <= 28, false)
+    error_message = "network.cidr_block must be from /16 to /28, as AWS demands of a VPC."
+  }
+
+  validation {
     condition = alltrue([
       for cidr in concat(values(var.network.subnets), var.network.direct_sources, var.network.cidr_block == null ? [] : [var.network.cidr_block]) :
       can(cidrnetmask(cidr)) && try(cidrsubnet(cidr, 0, 0) == cidr, false)
@@ -270,13 +289,13 @@ variable "bucket" {
   }
 
   validation {
-    condition     = var.bucket.expire_days == null || try(var.bucket.expire_days > var.bucket.abort_incomplete_days, false)
-    error_message = "bucket.expire_days must be longer than bucket.abort_incomplete_days: else captures are deleted while others of their time are still on their way."
+    condition     = var.bucket.expire_days == null || try(var.bucket.expire_days > var.bucket.abort_incomplete_days && floor(var.bucket.expire_days) == var.bucket.expire_days, false)
+    error_message = "bucket.expire_days must be a whole number of days and longer than bucket.abort_incomplete_days: else captures are deleted while others of their time are still on their way."
   }
 
   validation {
-    condition     = var.bucket.transition_days == null || try(var.bucket.transition_days >= 30, false)
-    error_message = "bucket.transition_days must be at least 30, as S3 demands for STANDARD_IA, or null."
+    condition     = var.bucket.transition_days == null || try(var.bucket.transition_days >= 30 && floor(var.bucket.transition_days) == var.bucket.transition_days, false)
+    error_message = "bucket.transition_days must be a whole number of days, at least 30 as S3 demands for STANDARD_IA, or null."
   }
 
   validation {
@@ -288,10 +307,26 @@ variable "bucket" {
 
   validation {
     condition = var.bucket.object_lock == null || try(
-      contains(["GOVERNANCE", "COMPLIANCE"], var.bucket.object_lock.mode) && var.bucket.object_lock.days >= 1 &&
+      contains(["GOVERNANCE", "COMPLIANCE"], var.bucket.object_lock.mode) &&
+      var.bucket.object_lock.days >= 1 && floor(var.bucket.object_lock.days) == var.bucket.object_lock.days &&
       (var.bucket.expire_days == null || var.bucket.object_lock.days <= var.bucket.expire_days), false
     )
-    error_message = "bucket.object_lock needs mode GOVERNANCE or COMPLIANCE and at least 1 day, and no more days than bucket.expire_days."
+    error_message = "bucket.object_lock needs mode GOVERNANCE or COMPLIANCE and a whole number of days, at least 1 and no more than bucket.expire_days."
+  }
+
+  validation {
+    condition = var.bucket.replication == null || try(
+      can(regex("^arn:aws(-cn|-us-gov)?:s3:::[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.bucket.replication.bucket_arn)) &&
+      can(regex("^arn:aws(-cn|-us-gov)?:kms:[a-z0-9-]+:[0-9]{12}:key/.+$", var.bucket.replication.kms_key_arn)), false
+    )
+    error_message = "bucket.replication needs ARNs: bucket_arn of a bucket, as arn:aws:s3:::copies, kms_key_arn of its key, as arn:aws:kms:eu-west-1:123456789012:key/0."
+  }
+
+  validation {
+    condition = var.bucket.access_logs == null || try(
+      can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.bucket.access_logs.bucket)) && var.bucket.access_logs.bucket != var.bucket.name, false
+    )
+    error_message = "bucket.access_logs.bucket must be the name of another bucket: logs of a bucket in itself are logged again."
   }
 }
 
@@ -351,6 +386,11 @@ variable "endpoints" {
     service_names = optional(map(string), {})
   })
   default = {}
+
+  validation {
+    condition     = alltrue([for name in values(var.endpoints.service_names) : can(regex("^([a-z0-9-]+([.][a-z0-9-]+)+)?$", name))])
+    error_message = "endpoints.service_names must be full names, as com.amazonaws.us-gov-west-1.sns-fips, or empty for no endpoint."
+  }
 
   validation {
     condition     = length(setsubtract(keys(var.endpoints.service_names), local._endpoint_services)) == 0

@@ -72,6 +72,11 @@ variable "direct_target" {
   }
 
   validation {
+    condition     = try(var.direct_target.network_interface_id, null) == null || can(regex("^eni-[0-9a-f]{8,17}$", var.direct_target.network_interface_id))
+    error_message = "direct_target.network_interface_id must be the id of a network interface, as eni-0123456789abcdef0."
+  }
+
+  validation {
     condition     = alltrue([for address in try(var.direct_target.agent_addresses, []) : can(cidrhost("${address}/32", 0))])
     error_message = "direct_target.agent_addresses must be IPv4 addresses."
   }
@@ -156,6 +161,11 @@ variable "sessions" {
     description          = optional(string)
   }))
   default = {}
+
+  validation {
+    condition     = alltrue([for session in values(var.sessions) : can(regex("^eni-[0-9a-f]{8,17}$", session.network_interface_id))])
+    error_message = "sessions: network_interface_id must be the id of a network interface, as eni-0123456789abcdef0."
+  }
 
   validation {
     condition     = alltrue([for session in values(var.sessions) : session.session_number >= 1 && session.session_number <= 32766 && floor(session.session_number) == session.session_number])

@@ -1,6 +1,11 @@
 variable "name" {
-  description = "Name of the capture fleet; it stands in the host's message of the day."
+  description = "Name of the capture fleet; it stands at the head of the settings."
   type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]*$", var.name))
+    error_message = "name must be lower-case letters, digits and hyphens, and must begin with a letter."
+  }
 }
 
 variable "settings" {

@@ -13,6 +13,27 @@ mock_provider "aws" {
   source = "../../mocks"
 }
 
+# No two interfaces are the same one.
+override_resource {
+  target = module.sources_1.aws_instance.source["source-1"]
+  values = { primary_network_interface_id = "eni-0123456789abcdef1" }
+}
+
+override_resource {
+  target = module.sources_1.aws_instance.source["source-2"]
+  values = { primary_network_interface_id = "eni-0123456789abcdef2" }
+}
+
+override_resource {
+  target = module.sources_2.aws_instance.source["source-1"]
+  values = { primary_network_interface_id = "eni-0123456789abcdef3" }
+}
+
+override_resource {
+  target = module.sources_2.aws_instance.source["source-2"]
+  values = { primary_network_interface_id = "eni-0123456789abcdef4" }
+}
+
 run "the_example_can_be_made_as_it_stands" {
   assert {
     condition     = alltrue([for spoke in ["spoke_1", "spoke_2"] : toset(keys(output.sessions[spoke])) == toset(["source-1", "source-2"])])

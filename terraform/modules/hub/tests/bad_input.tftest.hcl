@@ -320,3 +320,90 @@ run "a_reserved_tag_is_refused" {
 
   expect_failures = [var.tags]
 }
+
+run "an_existing_vpc_without_a_subnet_is_refused" {
+  command = plan
+
+  variables {
+    network = { existing = { vpc_id = "vpc-0123456789abcdef0", subnet_ids = {}, route_table_ids = ["rtb-0123456789abcdef0"] } }
+  }
+
+  expect_failures = [var.network]
+}
+
+run "a_subnet_that_is_none_is_refused" {
+  command = plan
+
+  variables {
+    network = {
+      existing = { vpc_id = "vpc-0123456789abcdef0", subnet_ids = { "eu-central-1a" = "10.0.0.0/26" }, route_table_ids = ["rtb-0123456789abcdef0"] }
+    }
+  }
+
+  expect_failures = [var.network]
+}
+
+run "an_existing_vpc_whose_agents_would_not_reach_s3_is_refused" {
+  command = plan
+
+  variables {
+    network = {
+      existing = { vpc_id = "vpc-0123456789abcdef0", subnet_ids = { "eu-central-1a" = "subnet-0123456789abcdef0" }, route_table_ids = [] }
+    }
+  }
+
+  expect_failures = [var.network]
+}
+
+run "a_network_that_no_vpc_can_have_is_refused" {
+  command = plan
+
+  variables {
+    network = {
+      cidr_block = "10.0.0.0/8"
+      subnets    = { "eu-central-1a" = "10.0.0.0/26" }
+    }
+  }
+
+  expect_failures = [var.network]
+}
+
+run "a_part_of_a_day_is_refused" {
+  command = plan
+
+  variables {
+    bucket = { name = "captures-of-a-test", expire_days = 90.5 }
+  }
+
+  expect_failures = [var.bucket]
+}
+
+run "a_copy_without_a_key_is_refused" {
+  command = plan
+
+  variables {
+    bucket = { name = "captures-of-a-test", replication = { bucket_arn = "arn:aws:s3:::copies", kms_key_arn = "alias/copies" } }
+  }
+
+  expect_failures = [var.bucket]
+}
+
+run "logs_of_a_bucket_in_itself_are_refused" {
+  command = plan
+
+  variables {
+    bucket = { name = "captures-of-a-test", access_logs = { bucket = "captures-of-a-test" } }
+  }
+
+  expect_failures = [var.bucket]
+}
+
+run "a_service_name_that_is_none_is_refused" {
+  command = plan
+
+  variables {
+    endpoints = { service_names = { sns = "sns-fips" } }
+  }
+
+  expect_failures = [var.endpoints]
+}

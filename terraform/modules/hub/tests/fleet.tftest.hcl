@@ -179,6 +179,14 @@ run "uploads_are_given_up_after_the_outage_and_expiry_is_a_choice" {
     ]) == [7] && alltrue([for rule in aws_s3_bucket_lifecycle_configuration.captures.rule : length(rule.expiration) == 0])
     error_message = "By default captures must be kept, and uploads given up after seven days."
   }
+
+  # Each minute's status is a version more, which nothing else would end.
+  assert {
+    condition = [
+      for rule in aws_s3_bucket_lifecycle_configuration.captures.rule : one(rule.filter).prefix if length(rule.noncurrent_version_expiration) > 0
+    ] == ["status/"]
+    error_message = "Former versions of statuses, and by default of nothing else, must expire."
+  }
 }
 
 run "object_lock_replication_and_access_logs_are_options" {
@@ -242,7 +250,7 @@ run "a_subnet_of_another_zone_is_refused" {
       existing = {
         vpc_id          = "vpc-0123456789abcdef0"
         subnet_ids      = { "eu-central-1b" = "subnet-0123456789abcdef0" }
-        route_table_ids = []
+        route_table_ids = ["rtb-0123456789abcdef0"]
       }
     }
   }

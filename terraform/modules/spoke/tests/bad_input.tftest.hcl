@@ -303,3 +303,26 @@ run "a_reserved_tag_is_refused" {
 
   expect_failures = [var.tags]
 }
+
+run "an_interface_that_is_none_is_refused" {
+  command = plan
+
+  variables {
+    sessions = {
+      web = { network_interface_id = "i-0123456789abcdef0", zone = "eu-central-1a" }
+    }
+  }
+
+  expect_failures = [var.sessions]
+}
+
+run "a_target_that_is_no_interface_is_refused" {
+  command = plan
+
+  variables {
+    gwlb_endpoint_service_name = null
+    direct_target              = { network_interface_id = "i-0123456789abcdef0" }
+  }
+
+  expect_failures = [var.direct_target]
+}

@@ -65,3 +65,13 @@ run "settings_too_long_for_user_data_are_refused" {
 
   expect_failures = [output.settings]
 }
+
+run "a_name_that_breaks_out_of_its_line_is_refused" {
+  command = plan
+
+  variables {
+    name = "tap\nfleet"
+  }
+
+  expect_failures = [var.name]
+}
