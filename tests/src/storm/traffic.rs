@@ -136,15 +136,11 @@ impl Wire {
     }
 }
 
-/// The mirrored frame of that number. Its checksum is that of number 0: nobody looks behind the tunnels.
+/// The mirrored frame of that number.
 #[must_use]
 pub fn inner(number: u64) -> Vec<u8> {
     let filling: Vec<u8> = (0..FILLING_BYTES).map(|at| at as u8).collect();
-    let mut frame = numbered::frame(0, &filling);
-    if let Some(place) = frame.get_mut(NUMBER_AT..NUMBER_AT + size_of::<u64>()) {
-        place.copy_from_slice(&number.to_be_bytes());
-    }
-    frame
+    numbered::frame(number, &filling)
 }
 
 /// The number in a mirrored frame, if it is one of these to the byte.
