@@ -103,6 +103,9 @@ pub enum Error {
     /// A replayed file's segments did not all reach S3.
     #[error("{0} segments are still in the spool; `tapfleetd spool upload` sends them")]
     Unsent(usize),
+    /// Whether they did is not known.
+    #[error("what is left in the spool is not known: {0}; `tapfleetd spool upload` sends it")]
+    Unlisted(upload::Error),
 }
 
 /// Runs the agent.
@@ -260,8 +263,8 @@ async fn agent(mut settings: Settings) -> Result<(), Error> {
     if replay && !shared.stop.load(Ordering::Acquire) {
         // A replayed file has an end, and so has its upload.
         act.send_replace(Act::Send);
-        let left = send_spool(settings.upload, folder, counters, store).await.len();
-        return if left == 0 { Ok(()) } else { Err(Error::Unsent(left)) };
+        let left = send_spool(settings.upload, folder, counters, store).await.map_err(Error::Unlisted)?;
+        return if left.is_empty() { Ok(()) } else { Err(Error::Unsent(left.len())) };
     }
     Ok(())
 }
@@ -425,7 +428,7 @@ pub fn place_at_hand(instance: Instance, settings: &alert::Settings) -> Place {
 async fn last_words(settings: &alert::Settings, instance: Instance, error: &Error) {
     let Some(topic) = &settings.topic_arn else { return };
     // Of these another agent or the caller knows: capture is not what failed.
-    if matches!(error, Error::Spool(spool::Error::InUse { .. }) | Error::Unsent(_)) {
+    if matches!(error, Error::Spool(spool::Error::InUse { .. }) | Error::Unsent(_) | Error::Unlisted(_)) {
         return;
     }
     let restarted = systemd::started_us();
@@ -662,7 +665,15 @@ fn told_to_stop() -> impl Future<Output = ()> {
 
 /// Sends what the folder holds, also what an earlier agent left unfinished, until nothing is left that can be sent, or a
 /// signal. Gives what is left.
-pub async fn send_spool(settings: upload::Settings, folder: Folder, counters: Arc<Counters>, store: Arc<upload::S3>) -> Vec<Unsent> {
+///
+/// # Errors
+/// As [`upload::drain`].
+pub async fn send_spool(
+    settings: upload::Settings,
+    folder: Folder,
+    counters: Arc<Counters>,
+    store: Arc<upload::S3>,
+) -> Result<Vec<Unsent>, upload::Error> {
     let mut unfinished = folder.segments().unwrap_or_else(|error| {
         tracing::error!(%error, "what an earlier agent left is not looked at");
         Vec::new()

@@ -3,10 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -15,8 +12,9 @@ use aws_sdk_s3::config::Credentials;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::localstack::{self, LocalStack, Tethered, in_netns};
+use crate::localstack::{self, LocalStack, Tethered};
 use crate::moto;
+use crate::questions::{Questions, as_package};
 
 /// The region of accounts, unless told otherwise.
 pub const REGION: &str = "eu-central-1";
@@ -232,47 +230,5 @@ impl<'a> Account<'a> {
     fn question(&self, service: &str, action: &str, arguments: &Value) -> Value {
         let question = json!({"account": self.id, "region": self.region, "service": service, "action": action, "arguments": arguments});
         self.emulator.questions.lock().unwrap_or_else(|poison| poison.into_inner()).ask(&question)
-    }
-}
-
-/// A conversation with `emulator/questions.py`, which ends when its input does.
-#[derive(Debug)]
-struct Questions {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
-}
-
-impl Questions {
-    fn start(netns: Option<&str>, python: &Path, port: u16) -> Self {
-        let mut command = in_netns(netns, python.to_str().unwrap());
-        command.args(["-m", "emulator.questions", &format!("http://127.0.0.1:{port}")]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        as_package(&mut command);
-        let mut child = command.spawn().unwrap();
-        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        Self { child, input, output }
-    }
-
-    fn ask(&mut self, question: &Value) -> Value {
-        writeln!(self.input.as_mut().unwrap(), "{question}").unwrap();
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|cause| panic!("{question}: '{line}': {cause}"))
-    }
-}
-
-impl Drop for Questions {
-    fn drop(&mut self) {
-        drop(self.input.take());
-        let _ = self.child.wait();
-    }
-}
-
-/// Python finds the package, writes nothing beside its sources and knows nothing of the user's AWS.
-fn as_package(command: &mut Command) {
-    command.env("PYTHONPATH", env!("CARGO_MANIFEST_DIR")).env("PYTHONDONTWRITEBYTECODE", "1").env("AWS_EC2_METADATA_DISABLED", "true");
-    command.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
-    for variable in ["AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_DEFAULT_REGION", "AWS_REGION"] {
-        command.env_remove(variable);
     }
 }

@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::program::run;
+
 /// The file system. Unmounted, and its file removed, with the value.
 #[derive(Debug)]
 pub struct FileSystem {
@@ -200,16 +202,4 @@ impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.top).status();
     }
-}
-
-fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output();
-    let output = output.unwrap_or_else(|cause| panic!("cannot run {program}: {cause}; see tests/setup/system.sh"));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        output.status.success(),
-        "`{program} {}`: {said}; this test needs root that may mount, and loop devices (docker run --privileged)",
-        args.join(" ")
-    );
-    String::from_utf8(output.stdout).unwrap()
 }

@@ -17,6 +17,8 @@ pub mod moto;
 pub mod netns;
 pub mod package;
 pub mod packet;
+pub mod program;
+pub mod questions;
 pub mod segments;
 pub mod storm;
 pub mod terraform;

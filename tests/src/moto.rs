@@ -9,19 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::localstack::{CREDENTIALS, REGION, Tethered};
 use crate::netns::within;
+use crate::questions::Questions;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Calls a method of one of boto3's clients.
-const ASK: &str = "\
-import boto3, json, sys
-_, service, method, arguments = sys.argv
-print(json.dumps(getattr(boto3.client(service), method)(**json.loads(arguments)), default=str))
-";
 
 /// Installs moto if need be; gives the python that runs it, and boto3.
 ///
@@ -103,21 +97,11 @@ impl Moto {
     /// # Panics
     /// When it fails; shows what it said.
     pub fn ask(&self, service: &str, method: &str, arguments: &Value) -> Value {
-        let mut command = match &self.netns {
-            None => Command::new(&self.python),
-            Some(netns) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", netns]).arg(&self.python);
-                command
-            }
-        };
-        command.args(["-c", ASK, service, method, &arguments.to_string()]);
-        for (name, value) in [("AWS_ENDPOINT_URL", self.endpoint().as_str()), ("AWS_DEFAULT_REGION", REGION)] {
-            command.env(name, value);
-        }
-        let output = command.env("AWS_ACCESS_KEY_ID", CREDENTIALS).env("AWS_SECRET_ACCESS_KEY", CREDENTIALS).output().unwrap();
-        assert!(output.status.success(), "{service}.{method}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        let mut questions = Questions::start(self.netns.as_deref(), &self.python, self.port);
+        let question = json!({"account": CREDENTIALS, "region": REGION, "service": service, "action": method, "arguments": arguments});
+        let mut told = questions.ask(&question);
+        assert!(told["error"].is_null(), "{service}.{method}: {told}");
+        told["answer"].take()
     }
 
     fn get(&self, path: &str) -> Option<String> {

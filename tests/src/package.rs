@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::{env, fs};
+
+use crate::program::run;
 
 /// A .deb and an .rpm of the same source.
 #[derive(Debug)]
@@ -65,27 +67,6 @@ impl Packages {
         assert!(output.status.success(), "{}: {}", self.rpm.display(), String::from_utf8_lossy(&output.stderr));
         [deb, rpm]
     }
-}
-
-/// Runs a program and gives what it printed.
-///
-/// # Panics
-/// When it fails or is missing; shows what it said.
-pub fn run(program: &str, args: &[&str]) -> String {
-    let output = try_run(program, args);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`{program} {}`: {}\n{said}", args.join(" "), output.status);
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs a program, whatever it answers.
-///
-/// # Panics
-/// When it is missing.
-#[must_use]
-pub fn try_run(program: &str, args: &[&str]) -> Output {
-    let output = Command::new(program).args(args).stdin(Stdio::null()).output();
-    output.unwrap_or_else(|cause| panic!("cannot run {program}: {cause}; see tests/setup/system.sh"))
 }
 
 /// The project's root.

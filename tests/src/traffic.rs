@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::agent::sum;
 use crate::captures::records;
 use crate::machine::Machine;
-use crate::packet::{Aws, Ethernet, Ipv4, Udp};
+use crate::packet::{Aws, numbered};
 
 /// The spool of a machine's agent.
 pub const SPOOL: &str = "/var/lib/tapfleet/spool";
@@ -66,9 +66,7 @@ fn send(stop: &AtomicBool, sent: &AtomicU64) {
     while !stop.load(Ordering::Acquire) {
         let due = begun.elapsed().as_micros() as u64 * RATE / 1_000_000;
         while number < due {
-            let frame =
-                (Ethernet::default() / Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 5001) / number.to_be_bytes().to_vec())
-                    .build();
+            let frame = numbered::frame(number, &[]);
             let (port, datagram) = match number % 2 {
                 0 => (6081, aws.gwlb_datagram(frame).build()),
                 _ => (4789, aws.direct_datagram(frame).build()),
@@ -113,7 +111,7 @@ impl Spooled {
         let mut spooled = Self { numbers: BTreeMap::new(), kernel_gave: 0, accounted: 0 };
         for path in with("pcap") {
             for record in records(&fs::read(path).unwrap()) {
-                *spooled.numbers.entry(number(&record.bytes)).or_default() += 1;
+                *spooled.numbers.entry(numbered::number(&record.bytes).unwrap()).or_default() += 1;
             }
         }
         for path in with("manifest") {
@@ -136,13 +134,4 @@ impl Spooled {
     pub fn doubled(&self) -> usize {
         self.numbers.values().filter(|times| **times > 1).count()
     }
-}
-
-/// The number of a frame that [`Traffic`] sent.
-///
-/// # Panics
-/// When it is none.
-#[must_use]
-pub fn number(frame: &[u8]) -> u64 {
-    u64::from_be_bytes(frame[42..50].try_into().unwrap())
 }

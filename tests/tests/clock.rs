@@ -244,7 +244,7 @@ async fn a_clock_set_back_and_forward_by_an_hour_across_a_rotation_loses_nothing
     sending.await.unwrap();
     let (_stop, stopping) = tokio::sync::watch::channel(false);
     assert_eq!(
-        upload::drain(upload_settings(), folder, counters.clone(), store, Reserved::default(), stopping).await,
+        upload::drain(upload_settings(), folder, counters.clone(), store, Reserved::default(), stopping).await.unwrap(),
         [],
         "segments are left"
     );

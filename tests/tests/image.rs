@@ -20,9 +20,11 @@ use tapfleet_tests::machine::{Machine, UNIT, root_folder};
 use tapfleet_tests::mailbox::Mailbox;
 use tapfleet_tests::moto::Moto;
 use tapfleet_tests::netns::TAP;
-use tapfleet_tests::package::{Packages, root, run, try_run};
+use tapfleet_tests::package::{Packages, root};
+use tapfleet_tests::packet::numbered;
+use tapfleet_tests::program::{run, try_run};
 use tapfleet_tests::terraform::setup;
-use tapfleet_tests::traffic::{SPOOL, Traffic, number};
+use tapfleet_tests::traffic::{SPOOL, Traffic};
 
 /// What the packer of Debian 12 (1.6.6) does not know, as the template has it, one line of it each; a block to its closing brace. That a
 /// newer packer takes them is pending.
@@ -498,7 +500,7 @@ fn stored(mailbox: &Mailbox) -> Vec<u64> {
         }
         bodies
     });
-    bodies.iter().flat_map(|body| records(body)).map(|record| number(&record.bytes)).collect()
+    bodies.iter().flat_map(|body| records(body)).map(|record| numbered::number(&record.bytes).unwrap()).collect()
 }
 
 fn said(output: &Output) -> String {

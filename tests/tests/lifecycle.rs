@@ -22,7 +22,7 @@ use tapfleet_tests::fake_aws::{AutoScaling, Call, Hook, Imds};
 use tapfleet_tests::localstack::LocalStack;
 use tapfleet_tests::machine::{Machine, UNIT};
 use tapfleet_tests::netns::{Pair, TAP};
-use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp};
+use tapfleet_tests::packet::{Aws, numbered};
 
 /// Nobody listens on the discard port.
 const NOWHERE: &str = "http://127.0.0.1:9";
@@ -120,7 +120,7 @@ async fn stored(s3: &LocalStack) -> (Vec<u64>, BTreeSet<(String, u64)>) {
             let object = client.get_object().bucket(BUCKET).key(key).send().await.unwrap();
             let bytes = object.body.collect().await.unwrap().into_bytes();
             if key.ends_with(".pcap") {
-                numbers.extend(records(&bytes).iter().map(|record| u64::from_be_bytes(record.bytes[42..50].try_into().unwrap())));
+                numbers.extend(records(&bytes).iter().map(|record| numbered::number(&record.bytes).unwrap()));
             } else if key.starts_with("manifest/") {
                 let manifest: Value = serde_json::from_slice(&bytes).unwrap();
                 let window = &manifest["window"];
@@ -169,9 +169,7 @@ impl Traffic {
 }
 
 fn send(socket: &UdpSocket, number: u64, padding: usize) {
-    let mut payload = number.to_be_bytes().to_vec();
-    payload.resize(8 + padding, 7);
-    let frame = (Ethernet::default() / Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 5001) / payload).build();
+    let frame = numbered::frame(number, &vec![7; padding]);
     socket.send_to(&Aws::default().gwlb_datagram(frame).build(), ("10.77.0.2", 6081)).unwrap();
 }
 

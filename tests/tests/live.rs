@@ -17,7 +17,7 @@ use tapfleet_tests::agent::{Agent, BUCKET, Settings, sum};
 use tapfleet_tests::captures::{Record, plain, records, seen_by_others};
 use tapfleet_tests::localstack::LocalStack;
 use tapfleet_tests::netns::{Pair, TAP};
-use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp, pcap};
+use tapfleet_tests::packet::{Aws, numbered, pcap};
 
 /// One after the other: each wants the processors for itself, as packets that the machine loses are not the agent's.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -107,7 +107,7 @@ fn check_frames(captures: &BTreeMap<String, Vec<Record>>, sent: &Sent, format: &
     for (key, records) in captures {
         let mut last_ns = 0;
         for record in records {
-            assert_eq!(sequence(&record.bytes), Some(number), "frame {number} is not where it belongs, in {key}");
+            assert_eq!(numbered::number(&record.bytes), Some(number), "frame {number} is not where it belongs, in {key}");
             assert_eq!(record.bytes, inner(number, 0), "frame {number} is not what was sent, in {key}");
             assert_eq!(record.orig_len as usize, record.bytes.len());
             assert!(record.time_ns >= last_ns, "frame {number} of {key} is not in order of time");
@@ -177,7 +177,7 @@ fn frames_flow_again_after_the_interface_was_removed_and_the_gap_stands_in_a_man
         bench.finish(&mut agent);
 
         let store = bench.store();
-        let numbers: Vec<u64> = store.captures().into_values().flatten().filter_map(|record| sequence(&record.bytes)).collect();
+        let numbers: Vec<u64> = store.captures().into_values().flatten().filter_map(|record| numbered::number(&record.bytes)).collect();
         let all_before: Vec<u64> = (0..before.frames).collect();
         assert!(numbers.starts_with(&all_before), "{engine}: frames from before the interface went are missing");
         let first = numbers[all_before.len()];
@@ -421,14 +421,8 @@ impl Sender {
 
 /// The mirrored frame of that number, with so many bytes after it.
 fn inner(number: u64, padding: usize) -> Vec<u8> {
-    let mut payload = number.to_be_bytes().to_vec();
-    payload.extend((0..100 + padding).map(|at| at as u8));
-    (Ethernet::default() / Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 5001) / payload).build()
-}
-
-/// The number in a mirrored frame.
-fn sequence(frame: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(frame.get(42..50)?.try_into().ok()?))
+    let filling: Vec<u8> = (0..100 + padding).map(|at| at as u8).collect();
+    numbered::frame(number, &filling)
 }
 
 /// A capture file of about that size, all within one window.

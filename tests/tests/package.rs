@@ -15,7 +15,8 @@ use tapfleet_tests::agent::Settings;
 use tapfleet_tests::filesystem::Mount;
 use tapfleet_tests::machine::{Machine, PROGRAMS, UNIT, UNITS, root_folder};
 use tapfleet_tests::netns::TAP;
-use tapfleet_tests::package::{Packages, root, run, try_run};
+use tapfleet_tests::package::{Packages, root};
+use tapfleet_tests::program::{run, try_run};
 use tapfleet_tests::traffic::{Spooled, Traffic};
 
 /// The newest glibc whose symbols a program may ask for: Amazon Linux 2023's.

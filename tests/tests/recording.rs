@@ -17,7 +17,8 @@ use serde_json::Value;
 use tapfleet_tests::agent::{Agent, Settings, sum};
 use tapfleet_tests::captures::{plain, records};
 use tapfleet_tests::netns::{Pair, TAP};
-use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp};
+use tapfleet_tests::packet::{Aws, numbered};
+use tapfleet_tests::program::run;
 
 /// One after the other: each wants the processors for itself.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -74,7 +75,8 @@ fn an_overload_is_counted_to_the_packet_and_the_manifests_add_up_to_it() {
         assert_eq!(total("losses", "kernel_packets"), sent, "{engine}");
         assert_eq!(total("losses", "kernel_drops"), counters.get("kernel_drops"), "{engine}");
         assert_eq!(sent - total("losses", "kernel_drops"), judged, "{engine}");
-        let numbers: Vec<u64> = bench.captures().iter().flat_map(|file| records(file)).map(|record| sequence(&record.bytes)).collect();
+        let numbers: Vec<u64> =
+            bench.captures().iter().flat_map(|file| records(file)).map(|record| numbered::number(&record.bytes).unwrap()).collect();
         assert_eq!(numbers.len() as u64, counters.get("frames_written"), "{engine}: in the files, and counted");
         assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), numbers.len(), "{engine}: a packet was written twice");
         println!(
@@ -103,7 +105,8 @@ fn an_agent_whose_disk_is_full_stops_when_told_and_damages_no_file() {
     assert!(agent.stop(STOP).success());
     let manifests = bench.manifests();
     let capture = manifests.iter().find(|manifest| manifest["kind"] == "capture").unwrap();
-    let numbers: Vec<u64> = bench.captures().iter().flat_map(|file| records(file)).map(|record| sequence(&record.bytes)).collect();
+    let numbers: Vec<u64> =
+        bench.captures().iter().flat_map(|file| records(file)).map(|record| numbered::number(&record.bytes).unwrap()).collect();
     assert!(!numbers.is_empty());
     assert!(numbers.is_sorted_by(|a, b| a < b), "a frame stands twice or out of order");
     assert_eq!(capture["frames"], numbers.len(), "the manifest says what the file holds");
@@ -156,7 +159,8 @@ fn kill_9_at_any_moment_takes_nothing_that_was_in_the_spool_and_no_key_is_given_
         for path in bench.sizes().into_keys() {
             let manifest = bench.manifest_of(&path).unwrap_or_else(|| panic!("{} is not whole", path.display()));
             assert!(keys.insert(manifest["key"].as_str().unwrap().to_owned()), "{} twice", manifest["key"]);
-            let numbers: Vec<u64> = records(&plain(&fs::read(&path).unwrap())).iter().map(|record| sequence(&record.bytes)).collect();
+            let numbers: Vec<u64> =
+                records(&plain(&fs::read(&path).unwrap())).iter().map(|record| numbered::number(&record.bytes).unwrap()).collect();
             assert_eq!(manifest["frames"], numbers.len(), "{}", path.display());
             for number in numbers {
                 assert!(last < Some(number), "packet {number} after {last:?} in {}", path.display());
@@ -264,11 +268,6 @@ impl Drop for SmallDisk {
     }
 }
 
-fn run(program: &str, args: &[&str]) {
-    let status = Command::new(program).args(args).status().unwrap_or_else(|cause| panic!("cannot run {program}: {cause}"));
-    assert!(status.success(), "`{program} {}` ended with {status}; this test needs root", args.join(" "));
-}
-
 /// Numbered frames in VXLAN, as fast as one sender can. Lives in the sender's namespace.
 struct Flood {
     socket: UdpSocket,
@@ -296,7 +295,7 @@ impl Flood {
 
     fn send_from(&self, first: u64, frames: u64) -> u64 {
         let mut datagram = Aws::default().direct_datagram(inner(0, self.padding)).build();
-        let at = datagram.len() - inner(0, self.padding).len() + 42;
+        let at = datagram.len() - inner(0, self.padding).len() + numbered::NUMBER_AT;
         for number in first..first + frames {
             datagram[at..at + 8].copy_from_slice(&number.to_be_bytes());
             self.socket.send_to(&datagram, "10.77.0.2:4789").unwrap();
@@ -305,14 +304,6 @@ impl Flood {
     }
 }
 
-/// A mirrored frame with that number, and so many bytes behind it. Without a checksum over the number.
 fn inner(number: u64, padding: usize) -> Vec<u8> {
-    let mut frame =
-        (Ethernet::default() / Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 5001) / vec![7; 8 + 100 + padding]).build();
-    frame[42..50].copy_from_slice(&number.to_be_bytes());
-    frame
-}
-
-fn sequence(frame: &[u8]) -> u64 {
-    u64::from_be_bytes(frame[42..50].try_into().unwrap())
+    numbered::frame(number, &vec![7; 100 + padding])
 }

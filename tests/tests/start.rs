@@ -22,7 +22,7 @@ use tapfleet_tests::agent::{Agent, BUCKET, Settings, program};
 use tapfleet_tests::captures::records;
 use tapfleet_tests::localstack::{LocalStack, make_bucket};
 use tapfleet_tests::netns::{Pair, SOURCE_V4, TAP, TAP_V4};
-use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp, pcap};
+use tapfleet_tests::packet::{Aws, numbered, pcap};
 
 /// One after the other: how soon an agent stops is a matter of a machine that is not busy.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -178,13 +178,11 @@ impl Bench {
 }
 
 fn inner(number: u64, bytes: usize) -> Vec<u8> {
-    let mut payload = number.to_be_bytes().to_vec();
-    payload.resize(bytes.max(8), 7);
-    (Ethernet::default() / Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 5001) / payload).build()
+    numbered::frame(number, &vec![7; bytes.saturating_sub(8)])
 }
 
 fn numbers(file: &[u8]) -> Vec<u64> {
-    records(file).iter().map(|record| u64::from_be_bytes(record.bytes[42..50].try_into().unwrap())).collect()
+    records(file).iter().map(|record| numbered::number(&record.bytes).unwrap()).collect()
 }
 
 /// Reads requests with their bodies, and answers each with what `answer` gives.

@@ -110,6 +110,7 @@ impl Bench {
             aborts_early: AtomicU32::new(0),
             from_memory: AtomicU32::new(0),
             from_file: AtomicU32::new(0),
+            dies: AtomicBool::new(false),
         })
     }
 
@@ -126,7 +127,7 @@ impl Bench {
         let (_stop, stopped) = watch::channel(false);
         let draining = upload::drain(self.settings(), self.folder(), self.counters.clone(), store, Reserved::default(), stopped);
         let drained = tokio::time::timeout(DEADLINE, draining).await;
-        drained.unwrap_or_else(|_| panic!("not drained within {DEADLINE:?}: {:?}", self.files())).len()
+        drained.unwrap_or_else(|_| panic!("not drained within {DEADLINE:?}: {:?}", self.files())).unwrap().len()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -324,6 +325,8 @@ struct Watched {
     /// Parts that came from memory, and those from the file.
     from_memory: AtomicU32,
     from_file: AtomicU32,
+    /// Who asks about [`DEADLY`] dies.
+    dies: AtomicBool,
 }
 
 /// Keys of which the uploads were begun yesterday, as far as one can see.
@@ -335,6 +338,9 @@ const OTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
 const SLOW: &str = "slow";
 const SLOW_ANSWER: Duration = Duration::from_secs(3);
 
+/// A key about which a question is the end of who asks.
+const DEADLY: &str = "deadly";
+
 fn made_up(class: Class, place: &Place) -> Error {
     Error { class, act: "do what it should with", place: place.clone(), cause: format!("made up: {class:?}") }
 }
@@ -345,6 +351,7 @@ impl Store for Watched {
             tokio::time::sleep(SLOW_ANSWER).await;
             return Err(Error { class: Class::Transient, act: "examine", place: place.clone(), cause: "made up".into() });
         }
+        assert!(place.key != DEADLY || !self.dies.load(Ordering::Relaxed), "a defect");
         let mut found = self.inner.head(place).await?;
         found.capture_id = found.capture_id.filter(|_| !self.nameless.load(Ordering::Relaxed));
         Ok(found)
@@ -707,6 +714,24 @@ async fn many_segments_that_fail_slowly_do_not_stand_in_the_way_of_a_good_one() 
     until("the good one has gone", || (!good.path("journal").exists()).then_some(())).await;
     // Its turn is after the two rounds that the others take.
     assert!(begun.elapsed() < 3 * SLOW_ANSWER, "it waited for {:?}", begun.elapsed());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_that_dies_counts_as_a_failed_one_is_followed_by_others_and_does_not_stop_those_of_other_segments() {
+    let bench = Bench::with_bucket("deadly").await;
+    let deadly = Segment::open_at(&bench, DEADLY, b"deadly");
+    deadly.close();
+    let good = Segment::whole(&bench, b"good");
+    let store = bench.store().await;
+    store.dies.store(true, Ordering::Relaxed);
+    let running = Running::start_with(&bench, bench.settings(), store.clone(), Reserved::default());
+    until("the good one has gone", || (!good.path("journal").exists()).then_some(())).await;
+    until("word that one fails", || (bench.counters.segments_failing_seconds.get() > 0).then_some(())).await;
+    store.dies.store(false, Ordering::Relaxed);
+    until("an empty spool", || bench.files().is_empty().then_some(())).await;
+    bench.assert_arrived(&deadly.id, DEADLY, b"deadly").await;
+    until("word that none fails", || (bench.counters.segments_failing_seconds.get() == 0).then_some(())).await;
     running.stop().await;
 }
 

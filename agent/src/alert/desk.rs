@@ -114,8 +114,7 @@ pub struct Desk {
 /// The part of it that knows the troubles and files.
 struct Book {
     outbox: Outbox,
-    /// Where the service manager's hooks have filed what the outbox did not take.
-    spare: Option<Outbox>,
+    spare: Option<Spare>,
     unsaved: Unsaved,
     clerk: Clerk,
     fold: Fold,
@@ -127,6 +126,26 @@ struct Book {
     said_ns: Option<u64>,
 }
 
+/// Where the service manager's hooks have filed what the outbox did not take. It is emptied when the outbox has its troubles, not before.
+struct Spare {
+    outbox: Outbox,
+    /// Whether its troubles are known here.
+    adopted: bool,
+    /// When it may be asked again, monotonic.
+    due_ns: u64,
+}
+
+impl Spare {
+    /// Whether it is asked now; not more often than it is said that this failed.
+    fn is_due(&mut self, now: Now) -> bool {
+        let due = now.monotonic_ns >= self.due_ns;
+        if due {
+            self.due_ns = now.monotonic_ns.saturating_add(SAY_EVERY_NS);
+        }
+        due
+    }
+}
+
 impl Desk {
     /// One that begins now.
     #[must_use]
@@ -135,7 +154,9 @@ impl Desk {
         let first = Sample::of(&scene.counters, now);
         // What this process has counted up to here was lost before it, or as it began: it belongs to the trouble that is on.
         let fold = Fold::new(limits.clone(), settings.repeat, &scene.place.instance, Losses::default());
-        let (place, spare) = (scene.place.clone(), scene.spare.as_deref().map(Outbox::new));
+        let spare = scene.spare.as_deref().filter(|dir| dir.exists()).map(Outbox::new);
+        let spare = spare.map(|outbox| Spare { outbox, adopted: false, due_ns: 0 });
+        let place = scene.place.clone();
         let (clerk, state) = (Clerk::default(), State::default());
         let book = Book { outbox, spare, unsaved, clerk, fold, place, state, apart: None, said_ns: None };
         Self { scene, watch: Watch::new(limits, first), book }
@@ -155,7 +176,6 @@ pub async fn watch<C: Clock>(
     mut stop: channel::Receiver<bool>,
 ) {
     let Desk { mut scene, mut watch, mut book } = desk;
-    book.adopt().await;
     if on_start {
         book.unsaved.add(vec![Mail::start(&format!("start-{}", Uuid::now_v7()), clock.now().wall_ns, &scene.place)]);
     }
@@ -173,26 +193,38 @@ pub async fn watch<C: Clock>(
 
 impl Book {
     /// Takes over the troubles of the spare outbox; its mails are sent from there.
-    async fn adopt(&mut self) {
-        let Some(spare) = self.spare.as_ref().filter(|spare| spare.dir().exists()) else { return };
-        match self.clerk.ask(spare, |spare| Ok(spare.open()?.state().clone())).await {
-            Ok(state) if state.open.is_empty() => {}
-            Ok(state) => (self.state, self.apart) = (state, Some(BTreeSet::new())),
-            Err(cause) => tracing::warn!("what was filed beside the outbox is not known, and its end will not be told: {cause}"),
+    async fn adopt(&mut self, now: Now) {
+        let Some(spare) = &mut self.spare else { return };
+        if spare.adopted || !spare.is_due(now) {
+            return;
+        }
+        match self.clerk.ask(&spare.outbox, |spare| Ok(spare.open()?.state().clone())).await {
+            Ok(theirs) => {
+                (spare.adopted, spare.due_ns) = (true, 0);
+                if !theirs.open.is_empty() {
+                    let ended = self.apart.get_or_insert_default();
+                    join(&mut self.state, &theirs, ended);
+                }
+            }
+            Err(cause) => tracing::warn!("what was filed beside the outbox is not known yet, nor told to be over: {cause}"),
         }
     }
 
     /// The outbox has them: the spare one need not.
-    async fn release_spare(&mut self) {
-        let Some(spare) = self.spare.take().filter(|spare| spare.dir().exists()) else { return };
-        let emptied = self.clerk.ask(&spare, |spare| spare.open()?.file(State::default(), Vec::new())).await;
-        if let Err(cause) = emptied {
-            tracing::warn!("what was filed beside the outbox is told of again after the next start: {cause}");
+    async fn release_spare(&mut self, now: Now) {
+        let Some(spare) = &mut self.spare else { return };
+        if !spare.adopted || !spare.is_due(now) {
+            return;
+        }
+        match self.clerk.ask(&spare.outbox, |spare| spare.open()?.file(State::default(), Vec::new())).await {
+            Ok(_) => self.spare = None,
+            Err(cause) => tracing::warn!("what was filed beside the outbox is still there, and would be told of again: {cause}"),
         }
     }
 
     /// Takes verdicts into the outbox; what it does not take stays in memory and is tried again.
     async fn enter(&mut self, verdicts: &[(Trouble, Verdict)], losses: Losses, now: Now) {
+        self.adopt(now).await;
         let opened = self.clerk.ask(&self.outbox, |outbox| outbox.open().and_then(|opened| Ok((opened.waiting()?, opened)))).await;
         let waiting = match &opened {
             Ok((waiting, opened)) => {
@@ -215,7 +247,7 @@ impl Book {
         match kept {
             Ok(()) => {
                 self.apart = None;
-                self.release_spare().await;
+                self.release_spare(now).await;
             }
             Err(cause) => {
                 let ended = news.into_iter().filter(|news| news.kind == Kind::Over).map(|news| news.id);
@@ -227,31 +259,9 @@ impl Book {
 
     /// Brings together what is known here and what the folder has: other processes file there too. What is only in memory is newer.
     fn rejoin(&mut self, folder: &State) {
-        let Some(ended) = &self.apart else {
-            self.state.clone_from(folder);
-            return;
-        };
-        for (name, theirs) in &folder.open {
-            if ended.contains(&theirs.id) {
-                continue;
-            }
-            match self.state.open.get_mut(name) {
-                None => _ = self.state.open.insert(name.clone(), theirs.clone()),
-                Some(ours) if ours.id == theirs.id => {}
-                // It was on before the folder could be read, and was told under that id first.
-                Some(ours) => {
-                    let told_as = format!("{} (also told as {})", theirs.detail, ours.id);
-                    let (told_ns, losses) = (ours.told_ns, ours.losses);
-                    ours.clone_from(theirs);
-                    (ours.detail, ours.told_ns) = (told_as, told_ns);
-                    ours.losses.add(losses);
-                }
-            }
-        }
-        for (name, theirs) in &folder.ended {
-            let ours = self.state.ended.entry(name.clone()).or_default();
-            ours.extend(theirs.iter().filter(|at| !ours.contains(at)).copied().collect::<Vec<_>>());
-            ours.sort_unstable();
+        match &self.apart {
+            None => self.state.clone_from(folder),
+            Some(ended) => join(&mut self.state, folder, ended),
         }
     }
 
@@ -267,5 +277,31 @@ impl Book {
             self.said_ns = Some(now.monotonic_ns);
             tracing::error!("alerts are kept in memory only: {cause}");
         }
+    }
+}
+
+/// Adds what another state has, but for what has `ended` since.
+fn join(state: &mut State, theirs: &State, ended: &BTreeSet<String>) {
+    for (name, theirs) in &theirs.open {
+        if ended.contains(&theirs.id) {
+            continue;
+        }
+        match state.open.get_mut(name) {
+            None => _ = state.open.insert(name.clone(), theirs.clone()),
+            Some(ours) if ours.id == theirs.id => {}
+            // It was on before the other could be read, and was told under that id first.
+            Some(ours) => {
+                let told_as = format!("{} (also told as {})", theirs.detail, ours.id);
+                let (told_ns, losses) = (ours.told_ns, ours.losses);
+                ours.clone_from(theirs);
+                (ours.detail, ours.told_ns) = (told_as, told_ns);
+                ours.losses.add(losses);
+            }
+        }
+    }
+    for (name, theirs) in &theirs.ended {
+        let ours = state.ended.entry(name.clone()).or_default();
+        ours.extend(theirs.iter().filter(|at| !ours.contains(at)).copied().collect::<Vec<_>>());
+        ours.sort_unstable();
     }
 }

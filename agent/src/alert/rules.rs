@@ -201,6 +201,8 @@ pub struct Sample {
     pub upload_rounds: u64,
     /// What S3 took: parts and finished segments.
     pub arrived: u64,
+    /// Times that S3 took the status.
+    pub statuses_told: u64,
     /// Steps of the wall clock.
     pub clock_steps: u64,
     /// What the time server has said of the wall clock.
@@ -243,6 +245,7 @@ impl Sample {
             segments_poison: counters.segments_poison.get(),
             upload_rounds: counters.upload_rounds.get(),
             arrived: counters.parts_sent.get() + counters.segments_finished.get(),
+            statuses_told: counters.statuses_told.get(),
             clock_steps: counters.clock_steps.get(),
             clock: counters.clock(),
             leaving: counters.leaving.get() > 0,
@@ -335,20 +338,25 @@ impl Limits {
 const HIGH: (u64, u64) = (70, 65);
 const CRITICAL: (u64, u64) = (95, 90);
 
-/// When one kind of refusal came, since the last success.
+/// When one kind of refusal came, since the last sign that it is over.
 #[derive(Clone, Copy, Default, Debug)]
 struct Refusals {
     first_ns: Option<u64>,
     last_ns: Option<u64>,
+    /// Whether there ever was such a sign.
+    over: bool,
 }
 
 impl Refusals {
-    fn note(&mut self, grew: bool, worked: bool, now: u64) {
-        if worked {
-            *self = Self::default();
+    fn note(&mut self, grew: bool, over: bool, now: u64, stale_ns: u64) {
+        if over {
+            *self = Self { over, ..Self::default() };
         }
         if grew {
-            self.first_ns.get_or_insert(now);
+            // A refusal of long ago says nothing of how long they have come now.
+            if self.last_ns.is_none_or(|last| now.saturating_sub(last) >= stale_ns) {
+                self.first_ns = Some(now);
+            }
             self.last_ns = Some(now);
         }
     }
@@ -495,9 +503,16 @@ impl Watch {
             Synchrony::Synchronised => self.off_ns = None,
             Synchrony::Unknown => {}
         }
-        self.refused.note(sample.upload_refusals > last.upload_refusals, worked, now);
-        self.credentials.note(sample.credential_refusals > last.credential_refusals, worked, now);
-        self.clock.note(sample.clock_refusals > last.clock_refusals, worked, now);
+        let stale_ns = nanoseconds(self.limits.failure_stale);
+        let arrived = sample.arrived > last.arrived;
+        // One object may be refused while parts of another arrive; but what is still refused would have been again by now.
+        let unrefused_ns = now.saturating_sub(self.refused.last_ns.unwrap_or(self.begun_ns));
+        let allowed = worked || (arrived && unrefused_ns >= stale_ns);
+        self.refused.note(sample.upload_refusals > last.upload_refusals, allowed, now, stale_ns);
+        // Credentials and clock are the same in every call: one that S3 took shows that they are good, whatever else fails.
+        let taken = arrived || sample.statuses_told > last.statuses_told;
+        self.credentials.note(sample.credential_refusals > last.credential_refusals, taken, now, stale_ns);
+        self.clock.note(sample.clock_refusals > last.clock_refusals, taken, now, stale_ns);
         if self.window.is_empty() {
             self.window.push_back((last.now.monotonic_ns, last.kernel_packets, last.kernel_drops));
         }
@@ -580,14 +595,16 @@ impl Watch {
         }
     }
 
-    /// Holds when refusals have come for longer than `patience` without a success.
+    /// Holds when refusals have come over a time of `patience` without a sign that they are over.
     fn refusal(&self, refusals: Refusals, patience: Duration, what: &str, sample: &Sample) -> Verdict {
         match (refusals.first_ns, refusals.last_ns) {
             (Some(first), Some(last)) => {
                 let recent = age(last, sample) < self.limits.failure_stale;
-                if recent && age(first, sample) >= patience { Verdict::Holds(what.into()) } else { Verdict::Unclear }
+                // A refusal after which nothing was tried does not last.
+                let lasts = last.saturating_sub(first) >= nanoseconds(patience);
+                if recent && lasts { Verdict::Holds(what.into()) } else { Verdict::Unclear }
             }
-            _ if self.worked_ns.is_some() => Verdict::Clear,
+            _ if refusals.over => Verdict::Clear,
             _ => Verdict::Unclear,
         }
     }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use tokio::time::timeout;
@@ -13,7 +13,7 @@ use super::mail::{BODY_MAX, SUBJECT_MAX};
 use super::rules::{Limits, Sample, TITLE_MAX, Trouble, Verdict, Watch, span};
 use super::sender::LAST_TRY;
 use super::*;
-use crate::host::clock::{Check, Now, SECOND_NS};
+use crate::host::clock::{Check, Now, SECOND_NS, SystemClock};
 
 const START_NS: u64 = 1_795_306_500 * SECOND_NS;
 const MINUTE: u64 = 60;
@@ -96,8 +96,8 @@ impl Bench {
             [Trouble::UploadRefused, Trouble::CredentialsRefused, Trouble::ClockRefused, Trouble::UploadFailing].into_iter().any(on);
         // From the first failure on.
         s.failing_ns = if fails { s.failing_ns.max(1) + if s.failing_ns > 0 { SECOND_NS } else { 0 } } else { 0 };
-        // Parts go through all the while.
-        s.arrived += 1;
+        // Parts go through all the while, unless no call does.
+        s.arrived += u64::from(!on(Trouble::CredentialsRefused) && !on(Trouble::ClockRefused));
         s.upload_progress += u64::from(!fails);
         s.spool_bytes = if on(Trouble::SpoolCritical) { 960 } else { u64::from(on(Trouble::SpoolHigh)) * 750 };
         s.spool_full += u64::from(on(Trouble::SpoolFull));
@@ -322,6 +322,64 @@ fn parts_that_arrive_while_nothing_is_ever_completed_do_not_hide_that_captures_d
         assert_eq!(bench.of(Trouble::UploadFailing).len(), 1);
         bench.pass(10 * MINUTE, &[]);
         assert_eq!(bench.kinds(trouble), [Kind::Begin, Kind::Over], "{trouble:?}");
+    }
+}
+
+#[test]
+fn refused_credentials_and_a_refused_clock_are_over_as_soon_as_s3_takes_a_call_whatever_else_fails() {
+    for trouble in [Trouble::CredentialsRefused, Trouble::ClockRefused] {
+        let mut bench = Bench::new();
+        bench.pass(MINUTE, &[]);
+        bench.pass(5 * MINUTE, &[trouble]);
+        assert_eq!(bench.kinds(trouble), [Kind::Begin]);
+        // One segment has a trouble of its own, so that nothing is sent; the status is.
+        for second in 0..HOUR {
+            bench.sample.arrived -= 1;
+            bench.sample.statuses_told += u64::from(second % 60 == 59);
+            bench.pass(1, &[Trouble::UploadFailing]);
+        }
+        assert_eq!(bench.kinds(trouble), [Kind::Begin, Kind::Over], "{trouble:?}");
+        let lasted = (bench.of(trouble)[1].at_ns - bench.of(trouble)[0].since_ns) / SECOND_NS;
+        assert!((4 * MINUTE..6 * MINUTE).contains(&lasted), "{trouble:?} lasted {lasted} s");
+        assert_eq!(bench.of(Trouble::UploadFailing).iter().filter(|news| news.kind == Kind::Over).count(), 0);
+    }
+}
+
+#[test]
+fn a_refusal_by_s3_is_over_when_captures_arrive_and_none_has_been_refused_for_long_though_another_fails() {
+    let mut bench = Bench::new();
+    bench.pass(MINUTE, &[]);
+    for _ in 0..30 {
+        // It is tried again once in a minute, while parts of others arrive.
+        bench.pass(1, &[Trouble::UploadRefused]);
+        bench.pass(MINUTE - 1, &[Trouble::UploadFailing]);
+    }
+    assert_eq!(bench.kinds(Trouble::UploadRefused), [Kind::Begin]);
+    bench.pass(10 * MINUTE, &[Trouble::UploadFailing]);
+    assert_eq!(bench.kinds(Trouble::UploadRefused), [Kind::Begin, Kind::Over]);
+    // Another process must not take it for over before it has seen what is refused.
+    let mut bench = Bench::new();
+    bench.pass(MINUTE, &[Trouble::UploadRefused]);
+    bench.restart();
+    bench.pass(3 * MINUTE, &[Trouble::UploadFailing]);
+    bench.pass(1, &[Trouble::UploadRefused]);
+    assert_eq!(bench.kinds(Trouble::UploadRefused), [Kind::Begin]);
+}
+
+#[test]
+fn refusals_that_are_far_apart_are_none_that_last() {
+    for trouble in [Trouble::CredentialsRefused, Trouble::ClockRefused] {
+        let mut bench = Bench::new();
+        bench.pass(MINUTE, &[]);
+        for _ in 0..5 {
+            bench.pass(2, &[trouble]);
+            // Nothing is tried for an hour: nothing is taken, and nothing refused.
+            for _ in 0..HOUR {
+                bench.sample.arrived -= 1;
+                bench.pass(1, &[]);
+            }
+        }
+        assert_eq!(bench.kinds(trouble), [], "{trouble:?}");
     }
 }
 
@@ -622,8 +680,20 @@ async fn until(what: &str, done: impl Fn() -> bool) {
     panic!("waited in vain until {what}");
 }
 
-/// A whole stage on a folder, with the system's clock.
+/// The system's clock, and ahead of it when that is wanted.
+#[derive(Clone, Default)]
+struct Ahead(Arc<AtomicU64>);
+
+impl Clock for Ahead {
+    fn now(&self) -> Now {
+        let (now, ahead_ns) = (SystemClock.now(), self.0.load(Ordering::Relaxed));
+        Now { wall_ns: now.wall_ns + ahead_ns, monotonic_ns: now.monotonic_ns + ahead_ns }
+    }
+}
+
+/// A whole stage on a folder.
 struct Stage {
+    ahead: Ahead,
     counters: Arc<Counters>,
     topic: Arc<Topic>,
     stop: watch::Sender<bool>,
@@ -641,9 +711,9 @@ impl Stage {
             counters: counters.clone(),
             spare: Some(dir.with_extension("spare")),
         };
-        let settings = Settings { dir: dir.into(), on_start: true, ..settings() };
-        let task = tokio::spawn(run(settings, scene, topic.clone(), crate::host::clock::SystemClock, stopping));
-        Self { counters, topic: topic.clone(), stop, task }
+        let (settings, ahead) = (Settings { dir: dir.into(), on_start: true, ..settings() }, Ahead::default());
+        let task = tokio::spawn(run(settings, scene, topic.clone(), ahead.clone(), stopping));
+        Self { ahead, counters, topic: topic.clone(), stop, task }
     }
 
     async fn stop(self) {
@@ -781,6 +851,26 @@ async fn what_was_filed_beside_an_outbox_that_was_ill_leaves_and_its_trouble_goe
     assert!(topic.subjects().contains(&"it died".to_owned()));
     until("the outbox has the trouble", || outbox.open().is_ok_and(|opened| opened.state().open.values().any(|open| open.id == id))).await;
     until("the spare one has not", || spare.open().is_ok_and(|opened| opened.state().open.is_empty())).await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_filed_beside_the_outbox_stays_there_until_it_could_be_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (outbox, spare) = (Outbox::new(&dir.path().join("outbox")), Outbox::new(&dir.path().join("outbox.spare")));
+    let ids = begun_before(&spare, &[Trouble::AgentDied]);
+    let held = spare.open().unwrap();
+    let stage = Stage::start(outbox.dir(), &Arc::new(Topic::default()));
+    // Something to be kept, also without what was filed there.
+    stage.counters.spool_bytes.set(750);
+    until("the outbox is kept", || outbox.holds("troubles.json")).await;
+    drop(held);
+    let has = |outbox: &Outbox| outbox.open().map(|opened| opened.state().open.values().any(|open| open.id == ids[0]));
+    sleep(3 * sender::LOOK_EVERY).await;
+    assert!(has(&spare).unwrap() && !has(&outbox).unwrap(), "it was forgotten, or is asked for all the time");
+    stage.ahead.0.store(61 * SECOND_NS, Ordering::Relaxed);
+    until("the outbox has the trouble", || has(&outbox).is_ok_and(|has| has)).await;
+    until("the spare one has not", || has(&spare).is_ok_and(|has| !has)).await;
     stage.stop().await;
 }
 

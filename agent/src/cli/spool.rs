@@ -146,7 +146,11 @@ pub fn upload(mut settings: Settings) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::of)?;
     let store = Arc::new(S3::new(settings.upload.clone()));
     let left = runtime.block_on(run::send_spool(settings.upload, folder, Arc::clone(&counters), store));
-    print(&format!("{} captures sent and confirmed, {} left\n", counters.segments_verified.get(), left.len()))?;
+    let sent = counters.segments_verified.get();
+    let left = left.map_err(|cause| {
+        Failure::Failed(format!("{sent} captures sent and confirmed; what is left in '{}' is not known: {cause}", dir.display()))
+    })?;
+    print(&format!("{sent} captures sent and confirmed, {} left\n", left.len()))?;
     if left.is_empty() {
         return Ok(());
     }

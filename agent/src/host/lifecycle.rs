@@ -301,7 +301,7 @@ pub async fn run<A: Agent, C: Clock>(
     if imds::is_forbidden() {
         return;
     }
-    let mut driver = Driver::new(settings, identity, agent, counters, clock);
+    let mut driver = Driver::new(settings, identity, agent, counters, clock).await;
     loop {
         let wait = tokio::select! {
             wait = driver.step() => wait,
@@ -347,8 +347,8 @@ const COMPLETE: usize = 0;
 const PROTECT: usize = 1;
 
 impl<A: Agent, C: Clock> Driver<A, C> {
-    fn new(settings: Settings, identity: Identity, agent: Arc<A>, counters: Arc<Counters>, clock: C) -> Self {
-        let memory = Memory::recall(&settings.memory, &identity.instance);
+    async fn new(settings: Settings, identity: Identity, agent: Arc<A>, counters: Arc<Counters>, clock: C) -> Self {
+        let memory = Memory::recall(&settings.memory, &identity.instance).await;
         Self {
             hook_name: settings.hook.clone(),
             lifecycle: Lifecycle::new(settings, clock.now(), memory.facts().waiting_since_ns),

@@ -147,6 +147,8 @@ pub struct Counters {
     pub segments_poison: Count,
     /// Segments of which S3 has confirmed everything, windows without frames included.
     pub segments_finished: Count,
+    /// Times that S3 took the object which says what is unsent.
+    pub statuses_told: Count,
     /// Multipart uploads taken up again after a restart.
     pub uploads_resumed: Count,
     /// Level: 1 while the instance is to leave.

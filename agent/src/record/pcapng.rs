@@ -159,7 +159,7 @@ pub struct Packet<'a> {
     pub orig_len: u32,
     /// Which way it went.
     pub direction: Direction,
-    /// Frames lost since the last one of this file.
+    /// Frames that the kernel dropped since the last one was written, into whichever file: each drop is marked once.
     pub lost: u64,
     /// At most 60 bytes are kept.
     pub comment: &'a str,

@@ -231,10 +231,11 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => (0..spent.len()).for_each(|thread| merge.end(thread)),
             }
-            for (thread, &ns) in complete.iter().enumerate() {
-                merge.complete(thread, ns);
-            }
             let stepped = self.look_at_clock();
+            for (thread, &ns) in complete.iter().enumerate() {
+                // What is said of the future was said by a clock that has since been set back.
+                merge.complete(thread, if ns > self.now.wall_ns { 0 } else { ns });
+            }
             merge.drain(
                 self.clock.now().monotonic_ns,
                 stepped,

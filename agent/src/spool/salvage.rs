@@ -10,6 +10,7 @@ use std::io::{BufReader, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::folder::remove_if_there;
 use super::journal::{self, io};
 use super::writer::mark_whole;
 use super::{Error, Folder, Segment};
@@ -57,15 +58,11 @@ impl Whole {
     }
 }
 
-/// Makes a segment whole that an earlier agent left unfinished; it was listed before this agent opened its own.
+/// Makes a segment whole that was left unfinished, has no manifest, and that nobody records.
 ///
 /// # Errors
 /// When it cannot be read, cut or marked. It is kept as it is, and may be tried again.
 pub fn make_whole(folder: &Folder, segment: &Segment) -> Result<(), Error> {
-    // An earlier try that failed may have come so far; the uploader is then at work on it.
-    if folder.path(&segment.capture_id, "manifest").is_file() {
-        return Ok(());
-    }
     let Some(journal_path) = &segment.journal else {
         // Data without a journal: the agent died between making the two, before a byte was written. Never seen otherwise.
         return Ok(());
@@ -96,11 +93,9 @@ pub fn make_whole(folder: &Folder, segment: &Segment) -> Result<(), Error> {
         return folder.remove(segment);
     }
     if empty {
-        // A power loss took all that an upload was begun for. Facts without data have the uploader abort it: no object is better than
-        // an empty one.
-        fs::remove_file(data).map_err(io("remove", data))?;
         whole.file_bytes = 0;
-    } else if whole.file_bytes < before {
+    }
+    if whole.file_bytes < before {
         let file = OpenOptions::new().write(true).open(data).map_err(io("open", data))?;
         file.set_len(whole.file_bytes).map_err(io("cut the torn record off", data))?;
         file.sync_all().map_err(io("sync", data))?;
@@ -114,6 +109,12 @@ pub fn make_whole(folder: &Folder, segment: &Segment) -> Result<(), Error> {
     facts.salvaged = true;
     facts.key = Some(state.open.key);
     mark_whole(folder, &facts)?;
+    if empty {
+        // A power loss took all that an upload was begun for. Facts without data have the uploader abort it: no object is better than
+        // an empty one. Data that went before there are facts would take the journal along, the last that knows of the upload.
+        remove_if_there(data)?;
+        folder.sync()?;
+    }
     tracing::warn!(path = %data.display(), frames = whole.frames, bytes = whole.file_bytes, torn_bytes = before - whole.file_bytes, "salvaged a segment");
     Ok(())
 }

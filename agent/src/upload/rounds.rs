@@ -122,11 +122,15 @@ pub async fn run<S: Store>(
     // Ends with this function, however it ends.
     let mut check = JoinSet::new();
     check.spawn(check_bucket(settings.bucket.clone(), store.clone(), counters.clone()));
-    Rounds::new(settings, folder, counters, store, reserved).go(stop, false).await;
+    // What is left the next process sees.
+    let _ = Rounds::new(settings, folder, counters, store, reserved).go(stop, false).await;
 }
 
 /// Sends what the folder holds; ends when nothing is left that can be sent, or at `stop`. Gives what is left, and the status object then
 /// says so, too. A segment that still grows can be sent once it has been closed, so it is waited for, unless `reserved` is closed.
+///
+/// # Errors
+/// When `stop` came while the folder could not be listed: what is left is then not known.
 pub async fn drain<S: Store>(
     settings: Settings,
     folder: Folder,
@@ -134,7 +138,7 @@ pub async fn drain<S: Store>(
     store: Arc<S>,
     reserved: Reserved,
     stop: watch::Receiver<bool>,
-) -> Vec<Unsent> {
+) -> Result<Vec<Unsent>, Error> {
     Rounds::new(settings, folder, counters, store, reserved).go(stop, true).await
 }
 
@@ -157,8 +161,10 @@ struct Rounds<S> {
     way: Arc<Way<S>>,
     settings: Settings,
     reserved: Reserved,
-    /// What the folder held at the last look.
+    /// What the folder held when it could last be listed.
     listed: Vec<Listing>,
+    /// Why it could not at the last look.
+    unlisted: Option<Error>,
     queue: Queue<Sending<S>>,
     /// What of the segments is in S3, by capture id, as of their last try.
     standings: BTreeMap<String, Standing>,
@@ -198,6 +204,7 @@ impl<S: Store> Rounds<S> {
             settings,
             reserved,
             listed: Vec::new(),
+            unlisted: None,
             standings: BTreeMap::new(),
             tries: JoinSet::new(),
             under_way: BTreeMap::new(),
@@ -209,7 +216,7 @@ impl<S: Store> Rounds<S> {
         }
     }
 
-    async fn go(mut self, stop: watch::Receiver<bool>, until_empty: bool) -> Vec<Unsent> {
+    async fn go(mut self, stop: watch::Receiver<bool>, until_empty: bool) -> Result<Vec<Unsent>, Error> {
         // It holds the folder, so it must not outlive this uploader, however that ends.
         let mut sweeps = JoinSet::new();
         // A rescued spool may be a copy, and its instance at work.
@@ -222,7 +229,10 @@ impl<S: Store> Rounds<S> {
         self.telling.shutdown().await;
         self.tries.shutdown().await;
         self.way.settle().await;
-        self.listed.iter().map(|listing| self.unsent(listing)).collect()
+        match self.unlisted.take() {
+            Some(cause) => Err(cause),
+            None => Ok(self.listed.iter().map(|listing| self.unsent(listing)).collect()),
+        }
     }
 
     async fn go_round(&mut self, mut stop: watch::Receiver<bool>, until_empty: bool) {
@@ -240,7 +250,10 @@ impl<S: Store> Rounds<S> {
                         return self.tell_last().await;
                     }
                 }
-                Err(cause) => self.say(None, &format!("{cause}; trying again")),
+                Err(cause) => {
+                    self.say(None, &format!("{cause}; trying again"));
+                    self.unlisted = Some(cause);
+                }
             }
             tokio::select! {
                 _ = stop.wait_for(|&stop| stop) => return,
@@ -267,6 +280,7 @@ impl<S: Store> Rounds<S> {
         let list =
             move || Ok::<_, Error>(folder.segments()?.into_iter().map(|segment| Listing::of(segment, &unfinished)).collect::<Vec<_>>());
         self.listed = blocking(list).await??;
+        self.unlisted = None;
         let counters = &self.way.counters;
         counters.spool_segments.set(self.listed.len() as u64);
         counters.spool_oldest_seconds.set(self.listed.first().map_or(0, |listing| listing.age_seconds));
@@ -492,7 +506,10 @@ async fn tell<S: Store>(way: Arc<Way<S>>, bucket: String, status: Status) -> Opt
     let json = serde_json::to_vec_pretty(&status).ok()?;
     let crc64nvme = checksum::of_bytes(&json);
     match timeout(STATUS_PATIENCE, way.store.put(&place, json, crc64nvme, Overwrite::Always)).await {
-        Ok(Ok(())) => Some(status.segments == 0),
+        Ok(Ok(())) => {
+            way.counters.statuses_told.add(1);
+            Some(status.segments == 0)
+        }
         Ok(Err(error)) => {
             debug!("the status was not told: {error}");
             None
@@ -565,8 +582,47 @@ fn age_of(segment: &Segment) -> Duration {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::spool;
+    use crate::upload::S3;
+
+    #[tokio::test]
+    async fn a_folder_that_could_not_be_listed_is_not_taken_for_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool::Settings {
+            dir: dir.path().into(),
+            max_bytes: 1 << 20,
+            on_full: spool::OnFull::DropNewest,
+            flush_ms: 1,
+            sync_ms: 1,
+            allow_root_device: true,
+        };
+        let settings = Settings {
+            bucket: "captures".into(),
+            key_prefix: String::new(),
+            region: None,
+            endpoint_url: None,
+            storage_class: None,
+            kms_key: None,
+            expected_bucket_owner: None,
+            instance: None,
+            look_every: Duration::from_secs(1),
+            create_spread: Duration::ZERO,
+            poison_still: Duration::ZERO,
+        };
+        for there in [true, false] {
+            let folder = Folder::open(&spool).unwrap();
+            if !there {
+                std::fs::remove_dir_all(dir.path()).unwrap();
+            }
+            let (_sender, stopped) = watch::channel(true);
+            let store = Arc::new(S3::new(settings.clone()));
+            let left = drain(settings.clone(), folder, Arc::new(Counters::new(0)), store, Reserved::default(), stopped).await;
+            assert_eq!(left.is_ok_and(|left| left.is_empty()), there);
+        }
+    }
 
     #[test]
     fn the_age_of_a_segment_is_read_from_its_id() {

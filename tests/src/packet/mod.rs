@@ -16,6 +16,7 @@ mod checksum;
 mod ethernet;
 mod geneve;
 mod ip;
+pub mod numbered;
 pub mod pcap;
 mod transport;
 mod vxlan;

@@ -8,7 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::netns::{Pair, SOURCE_V4, TAP_V4};
-use crate::packet::{Aws, Ethernet, Ipv4, Udp};
+use crate::packet::Aws;
+use crate::packet::numbered::{self, NUMBER_AT};
 
 /// So many packets, as fast as the sender can, each so often.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,24 +136,17 @@ impl Wire {
     }
 }
 
-/// The mirrored frame of that number. Its checksum is that of number 0: nobody looks behind the tunnels.
+/// The mirrored frame of that number.
 #[must_use]
 pub fn inner(number: u64) -> Vec<u8> {
-    let mut payload = vec![0; size_of::<u64>()];
-    payload.extend((0..FILLING_BYTES).map(|at| at as u8));
-    let mut frame = (Ethernet::default() / Ipv4::new([192, 0, 2, 1], [198, 51, 100, 1]) / Udp::new(5000, 5001) / payload).build();
-    let at = frame.len() - FILLING_BYTES - size_of::<u64>();
-    if let Some(place) = frame.get_mut(at..at + size_of::<u64>()) {
-        place.copy_from_slice(&number.to_be_bytes());
-    }
-    frame
+    let filling: Vec<u8> = (0..FILLING_BYTES).map(|at| at as u8).collect();
+    numbered::frame(number, &filling)
 }
 
 /// The number in a mirrored frame, if it is one of these to the byte.
 #[must_use]
 pub fn number(frame: &[u8], model: &[u8]) -> Option<u64> {
-    let at = model.len() - FILLING_BYTES - size_of::<u64>();
-    let (head, rest) = frame.split_at_checked(at)?;
+    let (head, rest) = frame.split_at_checked(NUMBER_AT)?;
     let (number, filling) = rest.split_first_chunk()?;
     let same = model.starts_with(head) && model.ends_with(filling) && frame.len() == model.len();
     same.then(|| u64::from_be_bytes(*number))

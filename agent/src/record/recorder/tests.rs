@@ -283,6 +283,69 @@ fn a_clock_step_closes_the_segment_and_nothing_is_reopened() {
 }
 
 #[test]
+fn what_the_kernel_dropped_is_marked_once_on_the_next_frame_also_behind_a_clock_step_and_the_end_of_a_window() {
+    let mut rig = rig(Settings { format: Format::Pcapng, ..settings() }, 1);
+    let drop_then_write = |rig: &mut Rig, drops: u64| {
+        rig.recorder.shared.counters.kernel_drops.add(drops);
+        let stamp = rig.clock.now().wall_ns;
+        rig.round(Some(frame(stamp, b"x")));
+    };
+    drop_then_write(&mut rig, 3);
+    drop_then_write(&mut rig, 0);
+    for step in [-3600, 3600] {
+        rig.recorder.shared.counters.kernel_drops.add(5);
+        rig.clock.step(step * SECOND_NS as i64);
+        rig.round(None);
+        drop_then_write(&mut rig, 2);
+        drop_then_write(&mut rig, 1);
+    }
+    rig.clock.forward(WINDOW);
+    drop_then_write(&mut rig, 4);
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    let marked: Vec<_> = kept.closed.iter().map(|(_, file)| dropcounts(file)).collect();
+    assert_eq!(marked, [vec![3, 0], vec![7, 1], vec![7, 1], vec![4]]);
+    assert_eq!(kept.closed.iter().map(|(facts, _)| facts.losses.kernel_drops).sum::<u64>(), marked.concat().iter().sum::<u64>());
+}
+
+/// What each packet of a pcapng says was dropped before it.
+fn dropcounts(file: &[u8]) -> Vec<u64> {
+    let packet = |block: &[u8]| {
+        let word = |at: usize| u32::from_le_bytes(block[at..at + 4].try_into().unwrap());
+        let mut at = 28 + (word(20) as usize).next_multiple_of(4);
+        loop {
+            let (code, len) = (word(at) & 0xffff, word(at) >> 16);
+            match code {
+                0 => return 0,
+                4 => return u64::from_le_bytes(block[at + 4..at + 12].try_into().unwrap()),
+                _ => at += 4 + (len as usize).next_multiple_of(4),
+            }
+        }
+    };
+    split(file).into_iter().filter(|block| block[0] == 6).map(packet).collect()
+}
+
+// What a thread has said it is complete up to is by the clock that it had.
+#[test]
+fn after_the_clock_was_set_back_frames_of_two_threads_stay_in_order() {
+    let Rig { recorder, spool, .. } = rig(settings(), 2);
+    recorder.shared.complete_until_ns[1].store(START + 3600 * SECOND_NS, Ordering::Release);
+    let (events, from_threads) = sync_channel(8);
+    let (back, spent) = sync_channel(8);
+    let loop_ = thread::spawn(move || recorder.run(&from_threads, &[back.clone(), back]));
+    events.send(Event::Batch(frame(START + 2, b"second"))).unwrap();
+    assert!(spent.recv_timeout(10 * LOOK_EVERY).is_err(), "it went before what the other thread may have");
+    events.send(Event::Batch(Batch { thread: 1, ..frame(START + 1, b"first") })).unwrap();
+    for thread in 0..2 {
+        events.send(Event::End { thread, error: None }).unwrap();
+    }
+    assert!(loop_.join().unwrap().is_empty());
+    let kept = spool.0.lock().unwrap();
+    let at = |word: &[u8]| kept.closed[0].1.windows(word.len()).position(|part| part == word).unwrap();
+    assert!(at(b"first") < at(b"second"));
+}
+
+#[test]
 fn windows_that_are_shortened_and_lengthened_again_leave_no_gap_do_not_overlap_and_take_every_frame() {
     let mut rig = rig(settings(), 1);
     let rotation = Rotation::new(900);
@@ -562,16 +625,22 @@ fn pcapng_of_many_origins(compression: Compression, origins: u32, wait_ns: u64) 
     rig.spool
 }
 
-/// The kinds of a pcapng file's blocks, which must be whole.
-fn blocks(mut file: &[u8]) -> Vec<u32> {
-    let mut kinds = Vec::new();
+/// The kinds of a pcapng file's blocks.
+fn blocks(file: &[u8]) -> Vec<u32> {
+    split(file).into_iter().map(|block| u32::from_le_bytes(block[..4].try_into().unwrap())).collect()
+}
+
+/// A pcapng file's blocks, which must be whole.
+fn split(mut file: &[u8]) -> Vec<&[u8]> {
+    let mut blocks = Vec::new();
     while !file.is_empty() {
         let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
         let total = word(4) as usize;
         assert!(total >= 12 && total <= file.len(), "a block of {total} bytes where {} are left", file.len());
         assert_eq!(word(total - 4) as usize, total);
-        kinds.push(word(0));
-        file = &file[total..];
+        let (block, rest) = file.split_at(total);
+        blocks.push(block);
+        file = rest;
     }
-    kinds
+    blocks
 }

@@ -158,6 +158,20 @@ fn of_a_segment_without_a_frame_whose_upload_was_begun_only_facts_stay_by_which_
 }
 
 #[test]
+fn a_segment_without_a_frame_keeps_its_journal_when_its_facts_cannot_be_written_and_is_finished_with_the_next_try() {
+    let (bytes, _) = file(Format::Pcap, 0);
+    let (_dir, folder) = left_behind(&bytes, "pcap");
+    Journal::resume(&folder.path(ID, "journal")).unwrap().append(Record::Creating).unwrap();
+    let obstacle = folder.path(ID, "unfinished");
+    fs::create_dir(&obstacle).unwrap();
+    assert_eq!(salvage(&folder), 0);
+    fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(salvage(&folder), 1);
+    assert!(!folder.path(ID, "pcap").exists() && folder.path(ID, "journal").exists());
+    assert_eq!((facts(&folder).frames, facts(&folder).file_bytes, facts(&folder).salvaged), (0, 0, true));
+}
+
+#[test]
 fn a_damaged_journal_keeps_its_segment_and_does_not_stop_the_others() {
     let (bytes, _) = file(Format::Pcap, 3);
     let (_dir, folder) = left_behind(&bytes, "pcap");
