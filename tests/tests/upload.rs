@@ -59,6 +59,7 @@ impl Bench {
         bench
     }
 
+    /// The folder, once what an uploader that was cut off still had under way has let go of it.
     fn folder(&self) -> Folder {
         let settings = spool::Settings {
             dir: self.dir.path().into(),
@@ -68,7 +69,13 @@ impl Bench {
             sync_ms: 100,
             allow_root_device: true,
         };
-        Folder::open(&settings).unwrap()
+        let begun = Instant::now();
+        loop {
+            match Folder::open(&settings) {
+                Err(spool::Error::InUse { .. }) if begun.elapsed() < DEADLINE => std::thread::sleep(Duration::from_millis(10)),
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     fn settings(&self) -> Settings {
