@@ -725,16 +725,17 @@ impl Stage {
 // Who waits for the outbox's lock must not hold up who has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_filed_while_the_topic_was_down_leaves_later_in_order_and_once_also_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("outbox");
     let topic = Arc::new(Topic::default());
     topic.down.store(true, Ordering::Relaxed);
-    let stage = Stage::start(dir.path(), &topic);
+    let stage = Stage::start(&dir, &topic);
     stage.counters.spool_bytes.set(750);
-    let waiting = || Outbox::new(dir.path()).open().unwrap().waiting().unwrap();
+    let waiting = || Outbox::new(&dir).open().unwrap().waiting().unwrap();
     until("start and trouble are filed", || waiting() == 2).await;
     stage.stop().await;
     topic.down.store(false, Ordering::Relaxed);
-    let stage = Stage::start(dir.path(), &topic);
+    let stage = Stage::start(&dir, &topic);
     stage.counters.spool_bytes.set(990);
     until("all have left", || topic.subjects().len() == 4 && waiting() == 0).await;
     stage.stop().await;
@@ -822,11 +823,12 @@ async fn a_mail_whose_filing_failed_half_way_leaves_at_once_and_only_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outbox_that_is_locked_for_ever_does_not_keep_a_mail() {
-    let dir = tempfile::tempdir().unwrap();
-    let outbox = Outbox::new(dir.path());
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("outbox");
+    let outbox = Outbox::new(&dir);
     let held = outbox.open().unwrap();
     let topic = Arc::new(Topic::default());
-    let stage = Stage::start(dir.path(), &topic);
+    let stage = Stage::start(&dir, &topic);
     stage.counters.spool_bytes.set(750);
     until("both mails have left", || topic.subjects().len() == 2).await;
     drop(held);
@@ -876,11 +878,12 @@ async fn what_was_filed_beside_the_outbox_stays_there_until_it_could_be_taken_ov
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mails_wait_while_nobody_would_get_them() {
-    let dir = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("outbox");
     let topic = Arc::new(Topic::default());
     topic.unheard.store(true, Ordering::Relaxed);
-    let stage = Stage::start(dir.path(), &topic);
-    let outbox = Outbox::new(dir.path());
+    let stage = Stage::start(&dir, &topic);
+    let outbox = Outbox::new(&dir);
     until("the trouble is filed", || outbox.open().is_ok_and(|opened| opened.state().open.contains_key("nobody_subscribed"))).await;
     sleep(2 * sender::LOOK_EVERY).await;
     assert_eq!(stage.topic.subjects(), Vec::<String>::new());

@@ -17,7 +17,7 @@ const FLUSH_DEFAULT: Duration = Duration::from_millis(500);
 const WINDOW_OF_PARTS_SECONDS: u64 = 5;
 
 /// How often all points are gone through at most, for each hit that is wanted: some points are microseconds long.
-const ROUNDS_PER_HIT: usize = 30;
+const ROUNDS_PER_HIT: usize = 100;
 
 /// An agent dies at each point so many times, by turns at ten packets a second and at full rate.
 ///
