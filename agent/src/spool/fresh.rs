@@ -15,20 +15,29 @@ use tokio::sync::Notify;
 
 use crate::record::Buffer;
 
-/// The most chunks that are kept: 40 MiB, a part on its way and the next one, with what comes until it is asked for. The recorder's other
-/// buffers are on their way to the disk.
+/// The most chunks that are kept while the uploader takes them: 40 MiB, a part on its way and the next one, with what comes until it is
+/// asked for. The recorder's other buffers are on their way to the disk.
 pub const CHUNKS_MAX: usize = 40;
+
+/// The most that are kept while it does not: a part, and what comes until it is asked for. Memory in use again soon is still in the
+/// processor's cache (`make bench`, contest `capture`).
+const CHUNKS_UNASKED: usize = 16;
+
+/// After so many chunks without a question the uploader takes none: it is far behind, or S3 is away.
+const ASKED_LATELY: usize = 64;
 
 /// After so many bytes the uploader is told: less than that is hardly ever worth a look.
 const TELL_BYTES: u64 = 8 << 20;
 
 /// The chunks that are kept.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Fresh {
     /// Oldest first.
     chunks: Mutex<VecDeque<Kept>>,
     /// Chunks whose memory is not back, kept or not.
     lent: Arc<AtomicUsize>,
+    /// Chunks since the last answer.
+    unasked: AtomicUsize,
     untold_bytes: AtomicU64,
     grown: Notify,
 }
@@ -59,15 +68,30 @@ pub struct Section {
     pub crc64nvme: u64,
 }
 
+impl Default for Fresh {
+    fn default() -> Self {
+        Self {
+            chunks: Mutex::default(),
+            lent: Arc::default(),
+            unasked: AtomicUsize::new(ASKED_LATELY),
+            untold_bytes: AtomicU64::default(),
+            grown: Notify::default(),
+        }
+    }
+}
+
 impl Fresh {
-    /// Whether a further chunk can be kept. The oldest that nobody reads goes for it.
+    /// Whether the next chunk can be kept. For an uploader that takes what is kept none goes that it will ask for soon; for one that
+    /// does not, the oldest.
     #[must_use]
     pub fn makes_room(&self) -> bool {
-        let mut chunks = self.chunks();
-        if self.lent.load(Ordering::Acquire) >= CHUNKS_MAX
-            && let Some(oldest) = chunks.iter().position(|kept| Arc::strong_count(&kept.memory) == 1)
-        {
-            chunks.remove(oldest);
+        if self.unasked.fetch_add(1, Ordering::AcqRel) >= ASKED_LATELY {
+            let mut chunks = self.chunks();
+            while self.lent.load(Ordering::Acquire) >= CHUNKS_UNASKED
+                && let Some(oldest) = chunks.iter().position(|kept| Arc::strong_count(&kept.memory) == 1)
+            {
+                chunks.remove(oldest);
+            }
         }
         self.lent.load(Ordering::Acquire) < CHUNKS_MAX
     }
@@ -98,7 +122,9 @@ impl Fresh {
             section.pieces.push(Bytes::from_owner(Reader(kept.memory.clone())));
             at = kept.end();
         }
-        (bytes > 0 && at == end).then_some(section)
+        let section = (bytes > 0 && at == end).then_some(section)?;
+        self.unasked.store(0, Ordering::Release);
+        Some(section)
     }
 
     /// A section has been sent: what is kept of it is of no more use.
@@ -215,23 +241,49 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_chunk_that_nobody_reads_makes_room_and_what_is_read_counts_until_it_is_not() {
+    fn an_uploader_that_takes_what_is_kept_gets_all_there_is_memory_for() {
         let (fresh, (home, back)) = (Fresh::default(), home());
         let one = path("one");
-        keep(&fresh, &one, 0..CHUNKS_MAX as u64, &home);
-        let read = fresh.section(&one, 0, BYTES).unwrap();
-        assert!(fresh.makes_room());
-        assert!(fresh.section(&one, BYTES, BYTES).is_none() && fresh.section(&one, 0, BYTES).is_some());
-        keep(&fresh, &one, [CHUNKS_MAX as u64].into_iter(), &home);
-        let all: Vec<_> = (2..=CHUNKS_MAX as u64).filter_map(|number| fresh.section(&one, number * BYTES, BYTES)).collect();
-        assert!(all.len() == CHUNKS_MAX - 1 && !fresh.makes_room(), "all are read");
-        // Also of a file that is gone.
-        fresh.forget(&one, 0, u64::MAX);
+        let mut number = 0;
+        let mut keep_while_there_is_room = |fresh: &Fresh| {
+            while fresh.makes_room() && number < 3 * CHUNKS_MAX as u64 {
+                keep(fresh, &one, std::iter::once(number), &home);
+                number += 1;
+            }
+            number
+        };
+        keep(&fresh, &path("one"), std::iter::once(1000), &home);
+        let asked = fresh.section(&path("one"), 1000 * BYTES, BYTES).unwrap();
+        assert_eq!(keep_while_there_is_room(&fresh), CHUNKS_MAX as u64 - 1, "and none of them went for another");
+        let all: Vec<_> = (0..CHUNKS_MAX as u64 - 1).map(|number| fresh.section(&path("one"), number * BYTES, BYTES).unwrap()).collect();
+        // What is read counts, also when its file is gone.
+        fresh.forget(&path("one"), 0, u64::MAX);
         assert!(!fresh.makes_room());
-        drop(read);
+        drop(asked);
         assert!(fresh.makes_room());
         drop(all);
-        assert_eq!(back.try_iter().count(), CHUNKS_MAX + 1, "each comes home once");
+        assert_eq!(back.try_iter().count(), CHUNKS_MAX, "each comes home once");
+    }
+
+    #[test]
+    fn for_an_uploader_that_asks_for_nothing_little_is_kept_and_the_newest() {
+        let (fresh, (home, _back)) = (Fresh::default(), home());
+        let one = path("one");
+        let chunks = 2 * ASKED_LATELY as u64;
+        let kept = |fresh: &Fresh| (0..chunks).filter(|number| fresh.section(&one, number * BYTES, BYTES).is_some()).collect::<Vec<_>>();
+        for number in 0..chunks {
+            assert!(fresh.makes_room());
+            keep(&fresh, &one, std::iter::once(number), &home);
+        }
+        let newest: Vec<_> = (chunks - CHUNKS_UNASKED as u64..chunks).collect();
+        assert_eq!(kept(&fresh), newest);
+        // That was a question: until it is long ago nothing goes, and what finds no room is not kept.
+        let most = CHUNKS_MAX - CHUNKS_UNASKED;
+        assert_eq!(
+            (0..most).filter(|_| fresh.makes_room()).map(|n| keep(&fresh, &path("other"), std::iter::once(n as u64), &home)).count(),
+            most
+        );
+        assert!(!fresh.makes_room() && kept(&fresh) == newest);
     }
 
     #[test]
