@@ -2,9 +2,7 @@
 //! Never: loses a chunk because the disk refuses (it tries again, the recorder waits, the kernel counts); changes a byte; takes data
 //! for durable that a failed sync left in doubt.
 //!
-//! A chunk of whole pages is written past the page cache and stays in memory for the uploader (`fresh`); others, which the uploader will
-//! read from the file, go through the page cache.
-//!
+//! A chunk of whole pages goes past the page cache and stays in memory for the uploader (`fresh`), any other through the page cache.
 //! Three threads: one writes; one syncs and marks segments as whole, so that a slow sync does not hold up the next write; one looks
 //! at what is there, and makes room if that is the policy.
 

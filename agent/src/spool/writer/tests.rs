@@ -318,7 +318,7 @@ fn memory_that_is_kept_for_the_uploader_does_not_hold_up_the_recorder() {
     writer.close(number, facts);
     drop(writer);
     threads.finish(Duration::from_secs(60));
-    assert_eq!(fs::metadata(&path).unwrap().len(), 4 * (BUFFERS_MAX as u64) << 20);
+    assert_eq!(fs::metadata(&path).unwrap().len(), (4 * BUFFERS_MAX as u64) << 20);
     assert_eq!(direct(&path).is_some(), !read.is_empty());
 }
 
