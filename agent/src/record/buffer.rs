@@ -25,6 +25,15 @@ impl Buffer {
         Self { memory, skipped }
     }
 
+    /// As [`Self::with_capacity`], with real memory behind all of it.
+    #[must_use]
+    pub fn touched(bytes: usize) -> Self {
+        let mut buffer = Self::with_capacity(bytes);
+        buffer.memory.resize(buffer.skipped + bytes, 1);
+        buffer.clear();
+        buffer
+    }
+
     /// Appends.
     #[inline]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
@@ -65,14 +74,15 @@ mod tests {
     #[test]
     fn bytes_begin_where_a_page_does_also_when_the_memory_is_used_again() {
         for capacity in [1, PAGE_BYTES, 10 * PAGE_BYTES + 1] {
-            let mut buffer = Buffer::with_capacity(capacity);
-            for round in 0..3 {
-                assert!(buffer.is_empty() && !buffer.is_whole_pages(), "there is nothing to write");
-                buffer.extend_from_slice(&vec![round; capacity]);
-                assert_eq!(*buffer, *vec![round; capacity]);
-                assert_eq!(buffer.as_ptr().addr() % PAGE_BYTES, 0);
-                assert_eq!(buffer.is_whole_pages(), capacity % PAGE_BYTES == 0);
-                buffer.clear();
+            for mut buffer in [Buffer::with_capacity(capacity), Buffer::touched(capacity)] {
+                for round in 0..3 {
+                    assert!(buffer.is_empty() && !buffer.is_whole_pages(), "there is nothing to write");
+                    buffer.extend_from_slice(&vec![round; capacity]);
+                    assert_eq!(*buffer, *vec![round; capacity]);
+                    assert_eq!(buffer.as_ptr().addr() % PAGE_BYTES, 0);
+                    assert_eq!(buffer.is_whole_pages(), capacity % PAGE_BYTES == 0);
+                    buffer.clear();
+                }
             }
         }
     }

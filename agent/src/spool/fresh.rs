@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm::Crc64Nvme;
-use crc_fast::{checksum, checksum_combine};
+use crc_fast::checksum_combine;
 use tokio::sync::Notify;
 
 use crate::record::Buffer;
@@ -21,13 +21,22 @@ pub const CHUNKS_MAX: usize = 40;
 
 /// The most that are kept while it does not: a part, and what comes until it is asked for. Memory in use again soon is still in the
 /// processor's cache (`make bench`, contest `capture`).
-const CHUNKS_UNASKED: usize = 16;
+pub const CHUNKS_UNASKED: usize = 16;
 
 /// After so many chunks without a question the uploader takes none: it is far behind, or S3 is away.
 const ASKED_LATELY: usize = 64;
 
 /// After so many bytes the uploader is told: less than that is hardly ever worth a look.
 const TELL_BYTES: u64 = 8 << 20;
+
+/// The beginning of a file: how many bytes, and their CRC64NVME.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Extent {
+    /// How many.
+    pub bytes: u64,
+    /// Of them all.
+    pub crc64nvme: u64,
+}
 
 /// The chunks that are kept.
 #[derive(Debug)]
@@ -46,8 +55,9 @@ pub struct Fresh {
 #[derive(Debug)]
 struct Kept {
     path: Arc<Path>,
-    offset: u64,
-    crc64nvme: u64,
+    /// The file up to it, and with it.
+    before: Extent,
+    after: Extent,
     memory: Arc<Lent>,
 }
 
@@ -96,12 +106,12 @@ impl Fresh {
         self.lent.load(Ordering::Acquire) < CHUNKS_MAX
     }
 
-    /// Keeps a chunk that stands in the file at `path` from `offset` on. Its memory goes back by `home`.
-    pub fn keep(&self, path: &Arc<Path>, offset: u64, crc64nvme: u64, buffer: Buffer, home: &Arc<SyncSender<Buffer>>) {
+    /// Keeps the chunk of the file at `path` that is between two of its extents. Its memory goes back by `home`.
+    pub fn keep(&self, path: &Arc<Path>, (before, after): (Extent, Extent), buffer: Buffer, home: &Arc<SyncSender<Buffer>>) {
         let bytes = buffer.len() as u64;
         self.lent.fetch_add(1, Ordering::AcqRel);
         let memory = Arc::new(Lent { buffer: Some(buffer), home: Arc::downgrade(home), lent: self.lent.clone() });
-        self.chunks().push_back(Kept { path: path.clone(), offset, crc64nvme, memory });
+        self.chunks().push_back(Kept { path: path.clone(), before, after, memory });
         if self.untold_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= TELL_BYTES {
             self.untold_bytes.store(0, Ordering::Relaxed);
             self.grown.notify_one();
@@ -111,20 +121,20 @@ impl Fresh {
     /// A section of the file at `path`, if all of it is here. The memory is not used again before the answer is dropped.
     #[must_use]
     pub fn section(&self, path: &Path, offset: u64, bytes: u64) -> Option<Section> {
-        let (mut at, end) = (offset, offset.checked_add(bytes)?);
-        let mut section = Section { pieces: Vec::new(), crc64nvme: checksum(Crc64Nvme, &[]) };
-        let chunks = self.chunks();
-        for kept in chunks.iter().filter(|kept| *kept.path == *path && kept.is_within(offset, end)) {
-            if kept.offset != at {
+        let end = offset.checked_add(bytes)?;
+        let (mut first, mut last, mut pieces) = (None, Extent { bytes: offset, crc64nvme: 0 }, Vec::new());
+        for kept in self.chunks().iter().filter(|kept| *kept.path == *path && kept.is_within(offset, end)) {
+            if kept.before.bytes != last.bytes {
                 return None;
             }
-            section.crc64nvme = checksum_combine(Crc64Nvme, section.crc64nvme, kept.crc64nvme, kept.memory.len());
-            section.pieces.push(Bytes::from_owner(Reader(kept.memory.clone())));
-            at = kept.end();
+            first = first.or(Some(kept.before));
+            last = kept.after;
+            pieces.push(Bytes::from_owner(Reader(kept.memory.clone())));
         }
-        let section = (bytes > 0 && at == end).then_some(section)?;
+        let first = first.filter(|_| last.bytes == end)?;
         self.unasked.store(0, Ordering::Release);
-        Some(section)
+        // What comes before a section goes into the sum of both as if zeros followed it: this takes it out again.
+        Some(Section { pieces, crc64nvme: last.crc64nvme ^ checksum_combine(Crc64Nvme, first.crc64nvme, 0, bytes) })
     }
 
     /// A section has been sent: what is kept of it is of no more use.
@@ -144,22 +154,14 @@ impl Fresh {
 }
 
 impl Kept {
-    fn end(&self) -> u64 {
-        self.offset + self.memory.len()
-    }
-
     fn is_within(&self, offset: u64, end: u64) -> bool {
-        self.offset >= offset && self.end() <= end
+        self.before.bytes >= offset && self.after.bytes <= end
     }
 }
 
 impl Lent {
     fn bytes(&self) -> &[u8] {
         self.buffer.as_deref().unwrap_or_default()
-    }
-
-    fn len(&self) -> u64 {
-        self.bytes().len() as u64
     }
 }
 
@@ -187,6 +189,7 @@ impl AsRef<[u8]> for Reader {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crc_fast::checksum;
     use std::sync::mpsc::{Receiver, sync_channel};
 
     const BYTES: u64 = 1000;
@@ -207,9 +210,12 @@ mod tests {
     }
 
     fn keep(fresh: &Fresh, path: &Arc<Path>, numbers: impl Iterator<Item = u64>, home: &Arc<SyncSender<Buffer>>) {
+        let extent = |chunks: u64| {
+            let bytes: Vec<u8> = (0..chunks).flat_map(|number| chunk(number).to_vec()).collect();
+            Extent { bytes: bytes.len() as u64, crc64nvme: checksum(Crc64Nvme, &bytes) }
+        };
         for number in numbers {
-            let buffer = chunk(number);
-            fresh.keep(path, number * BYTES, checksum(Crc64Nvme, &buffer), buffer, home);
+            fresh.keep(path, (extent(number), extent(number + 1)), chunk(number), home);
         }
     }
 

@@ -9,6 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::mem;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +19,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crc_fast::CrcAlgorithm::Crc64Nvme;
-use crc_fast::{checksum, checksum_combine};
+use crc_fast::{Digest, checksum, checksum_combine};
 use rustix::fs::OFlags;
 use zstd::bulk::Compressor;
 
 use super::budget::{self, Budget};
 use super::folder::remove_if_there;
+use super::fresh::{self, Extent};
 use super::journal::{self, Journal, Open, io};
 use super::{Error, Folder, OnFull, Settings, give_way};
 use crate::host::clock::{Clock, SystemClock};
@@ -34,6 +36,10 @@ use crate::record::{self, Buffer, Chunk, Compression, Facts, Room, SegmentNumber
 
 /// Buffers between the recorder and the disk: 64 MiB, half a second at 1 Gb/s.
 const BUFFERS_MAX: usize = 64;
+
+/// Those that there are from the beginning, with real memory behind them: what is kept, filled and written while the uploader takes
+/// nothing. The kernel's first look for a page costs more than filling it.
+const BUFFERS_FIRST: usize = fresh::CHUNKS_UNASKED + 4;
 
 /// How long to wait before a refused write is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
@@ -69,20 +75,6 @@ enum Sync {
     Data(Arc<Data>, Extent),
     /// No more will be.
     Whole(Box<Facts>, Option<(Arc<Data>, Extent)>),
-}
-
-/// The beginning of a file: how many bytes, and their CRC64NVME.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Extent {
-    bytes: u64,
-    crc64nvme: u64,
-}
-
-impl Extent {
-    /// With so many bytes more, whose checksum is this.
-    fn and(self, bytes: u64, crc64nvme: u64) -> Self {
-        Self { bytes: self.bytes + bytes, crc64nvme: checksum_combine(Crc64Nvme, self.crc64nvme, crc64nvme, bytes) }
-    }
 }
 
 /// A segment's file.
@@ -171,6 +163,7 @@ pub fn start(folder: &Folder, settings: &Settings, counters: Arc<Counters>) -> R
     let (orders, to_write) = sync_channel(4 * BUFFERS_MAX);
     let (syncs, to_sync) = sync_channel::<Sync>(16);
     let (back, empty) = sync_channel(BUFFERS_MAX);
+    let home = Arc::new(back);
     let abandon = Arc::new(AtomicBool::new(false));
     let died = Arc::new(AtomicBool::new(false));
     let alive = || Alive { died: died.clone() };
@@ -181,7 +174,7 @@ pub fn start(folder: &Folder, settings: &Settings, counters: Arc<Counters>) -> R
         files: HashMap::new(),
         compressor: Compressor::new(ZSTD_LEVEL).map_err(failed("start compression for"))?,
         compressed: Vec::new(),
-        back: Arc::new(back),
+        back: home.clone(),
         syncs,
         patient: patient.clone(),
     };
@@ -201,7 +194,11 @@ pub fn start(folder: &Folder, settings: &Settings, counters: Arc<Counters>) -> R
     let sync = spawn("spool-sync", Box::new(move || syncing.run(&to_sync)))?;
     spawn("spool-look", Box::new(move || looking.run(&to_look)))?;
     let budget = folder.budget().clone();
-    let writer = Writer { orders, empty, made: 0, budget, on_full: settings.on_full, stopped: false, look, counters };
+    for _ in 0..BUFFERS_FIRST {
+        // There is room for all that are ever made.
+        let _ = home.try_send(Buffer::touched(Writer::CHUNK_BYTES));
+    }
+    let writer = Writer { orders, empty, made: BUFFERS_FIRST, budget, on_full: settings.on_full, stopped: false, look, counters };
     Ok((writer, Threads { write, sync, abandon, died }))
 }
 
@@ -344,6 +341,7 @@ struct Growing {
     compression: Compression,
     /// What is written.
     extent: Extent,
+    checksum: Digest,
     index: Index,
     dirty: bool,
     /// What the disk had no room for, and what came after that.
@@ -442,6 +440,7 @@ impl Writing {
             capture_id: facts.capture_id.clone(),
             compression: facts.compression,
             extent: Extent::default(),
+            checksum: Digest::new(Crc64Nvme),
             index: Index::default(),
             dirty: false,
             waiting: VecDeque::new(),
@@ -517,12 +516,12 @@ impl Writing {
         if let Some((record_at, time)) = chunk.first_record {
             growing.index.note(at + if compress { 0 } else { u64::from(record_at) }, time);
         }
-        let crc64nvme = checksum(Crc64Nvme, data);
-        growing.extent = growing.extent.and(data.len() as u64, crc64nvme);
+        growing.checksum.update(data);
+        let before = mem::replace(&mut growing.extent, Extent { bytes: at + data.len() as u64, crc64nvme: growing.checksum.finalize() });
         growing.dirty = true;
         if past_cache {
             self.folder.budget().settle(data.len() as u64);
-            self.folder.fresh().keep(&growing.data.path, at, crc64nvme, chunk.bytes, &self.back);
+            self.folder.fresh().keep(&growing.data.path, (before, growing.extent), chunk.bytes, &self.back);
         } else {
             self.give_back(chunk.bytes);
         }

@@ -27,6 +27,11 @@ variable "account_id" {
 variable "terraform_deployment_role" {
   description = "Name of the role in that account which Terraform assumes."
   type        = string
+
+  validation {
+    condition     = can(regex("^([!-.0-~]+/)*[A-Za-z0-9+=,.@_-]{1,64}$", var.terraform_deployment_role)) && !can(regex(":", var.terraform_deployment_role))
+    error_message = "A role is named here by its path, if any, and name, not by its ARN: 1 to 64 letters, digits and any of + = , . @ _ -, such as deploy-tapfleet."
+  }
 }
 
 variable "name" {

@@ -33,7 +33,7 @@ struct Forgetful {
 
 impl Disk for &mut Forgetful {
     fn sync(&mut self, _: &File) -> std::io::Result<()> {
-        let dirty = std::mem::take(&mut self.dirty);
+        let dirty = mem::take(&mut self.dirty);
         if self.failures > 0 {
             self.failures -= 1;
             return Err(std::io::Error::from_raw_os_error(5));

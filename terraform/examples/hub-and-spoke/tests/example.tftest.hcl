@@ -51,3 +51,13 @@ run "a_spoke_of_its_own_root_is_one_entry_more" {
     error_message = "The account may not make endpoints."
   }
 }
+
+run "a_role_is_named_and_not_its_arn" {
+  command = plan
+
+  variables {
+    terraform_deployment_role = "arn:aws:iam::111111111111:role/deploy"
+  }
+
+  expect_failures = [var.terraform_deployment_role]
+}
