@@ -95,10 +95,10 @@ impl OwnedFrame {
     }
 }
 
-/// Frames that an engine copied, because its source does not let it lend them.
+/// Frames in memory of ours: an engine read or copied them there, because its source does not lend any.
 #[derive(Default, Debug)]
 pub struct Owned {
-    /// The frames' bytes.
+    /// The frames' bytes, and whatever lies between them.
     pub data: Vec<u8>,
     /// Where each frame lies.
     pub frames: Vec<OwnedFrame>,

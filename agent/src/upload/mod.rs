@@ -56,6 +56,26 @@ pub struct Settings {
     pub poison_still: Duration,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// Of a bucket of which nothing is said, for tests.
+    fn plain() -> Self {
+        Self {
+            bucket: "captures".into(),
+            key_prefix: String::new(),
+            region: None,
+            endpoint_url: None,
+            storage_class: None,
+            kms_key: None,
+            expected_bucket_owner: None,
+            instance: None,
+            look_every: Duration::from_secs(1),
+            create_spread: Duration::ZERO,
+            poison_still: Duration::from_secs(3600),
+        }
+    }
+}
+
 /// Why a segment could not be got further. The segment stays as it is and is tried again.
 #[derive(thiserror::Error, Debug)]
 pub enum Error {

@@ -599,19 +599,7 @@ mod tests {
             sync_ms: 1,
             allow_root_device: true,
         };
-        let settings = Settings {
-            bucket: "captures".into(),
-            key_prefix: String::new(),
-            region: None,
-            endpoint_url: None,
-            storage_class: None,
-            kms_key: None,
-            expected_bucket_owner: None,
-            instance: None,
-            look_every: Duration::from_secs(1),
-            create_spread: Duration::ZERO,
-            poison_still: Duration::ZERO,
-        };
+        let settings = Settings::plain();
         for there in [true, false] {
             let folder = Folder::open(&spool).unwrap();
             if !there {

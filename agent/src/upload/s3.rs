@@ -502,20 +502,7 @@ mod tests {
         tokio::spawn(async { axum::serve(listener, router).await });
         let loader = aws_config::defaults(BehaviorVersion::latest()).credentials_provider(credentials);
         let shared = loader.region(Region::new("eu-north-1")).endpoint_url(endpoint).load().await;
-        let settings = Settings {
-            bucket: "b".into(),
-            key_prefix: String::new(),
-            region: None,
-            endpoint_url: None,
-            storage_class: None,
-            kms_key: None,
-            expected_bucket_owner: None,
-            instance: None,
-            look_every: Duration::from_secs(1),
-            create_spread: Duration::ZERO,
-            poison_still: Duration::from_secs(3600),
-        };
-        S3::with_config(settings, shared)
+        S3::with_config(Settings::plain(), shared)
     }
 
     fn place() -> Place {

@@ -62,7 +62,9 @@ impl Verdict {
     /// Whether `seen` is at most `most`.
     #[must_use]
     pub fn at_most(what: impl Into<String>, seen: f64, most: f64, unit: &str) -> Self {
-        Self { target: format!("{}: at most {most}{unit}", what.into()), seen: format!("{seen:.2}{unit}"), reached: seen <= most }
+        // A third has no end.
+        let said = (100.0 * most).round() / 100.0;
+        Self { target: format!("{}: at most {said}{unit}", what.into()), seen: format!("{seen:.2}{unit}"), reached: seen <= most }
     }
 
     /// Whether `seen` is at least `least`.
