@@ -426,12 +426,15 @@ fn captures_that_gave_way_to_a_dead_agent_are_settled_by_spool_upload() {
     let mut agent = bench.start("drop-oldest", BUDGET);
     bench.send(0, SENT);
     let counters = bench.settled(&mut agent, SENT);
+    let whole = || files(&bench.spool(), "manifest");
+    let has_data = |path: &&PathBuf| path.with_extension("pcap").exists();
+    agent.wait_for("a segment is whole, and is not sent yet", Duration::from_secs(10), |_| whole().iter().any(|path| has_data(&path)));
     agent.kill();
     let facts = |path: &PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
-    let whole = files(&bench.spool(), "manifest");
+    let whole = whole();
     let unsettled = whole.iter().filter(|path| !facts(path)["gave_way"].is_null()).count();
     // One more died between its facts and its data: the data are still there, and good.
-    let torn = whole.iter().find(|path| path.with_extension("pcap").exists()).unwrap();
+    let torn = whole.iter().find(has_data).unwrap();
     let mut gave_way = facts(torn);
     gave_way["gave_way"] = serde_json::json!({"at": gave_way["opened"], "frames": gave_way["frames"], "bytes": gave_way["bytes"]});
     fs::write(torn, gave_way.to_string()).unwrap();
