@@ -122,7 +122,7 @@ pub const WRITE_BYTES: usize = 256 << 10;
 /// Where the recorder puts what it makes. Implemented by the spool; hands over memory, never waits for the network.
 pub trait Spool {
     /// Capacity of the buffers: a multiple of [`buffer::PAGE_BYTES`].
-    const CHUNK_BYTES: usize = 1 << 20;
+    const CHUNK_BYTES: usize = buffer::HUGE_PAGE_BYTES;
 
     /// An empty buffer with room for [`Spool::CHUNK_BYTES`]. Waits for the disk when all buffers are on their way to it.
     fn buffer(&mut self) -> Buffer;

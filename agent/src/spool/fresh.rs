@@ -17,14 +17,14 @@ use crate::record::Buffer;
 
 /// The most chunks that are kept while the uploader takes them: 40 MiB, a part on its way and the next one, with what comes until it is
 /// asked for. The recorder's other buffers are on their way to the disk.
-pub const CHUNKS_MAX: usize = 40;
+pub const CHUNKS_MAX: usize = 20;
 
 /// The most that are kept while it does not: a part, and what comes until it is asked for. Memory in use again soon is still in the
 /// processor's cache (`make bench`, contest `capture`).
-pub const CHUNKS_UNASKED: usize = 16;
+pub const CHUNKS_UNASKED: usize = 8;
 
 /// After so many chunks without a question the uploader takes none: it is far behind, or S3 is away.
-const ASKED_LATELY: usize = 64;
+const ASKED_LATELY: usize = 32;
 
 /// After so many bytes the uploader is told: less than that is hardly ever worth a look.
 const TELL_BYTES: u64 = 8 << 20;

@@ -35,11 +35,11 @@ use crate::record::facts::Index;
 use crate::record::{self, Buffer, Chunk, Compression, Facts, Room, SegmentNumber, Spool, WRITE_BYTES};
 
 /// Buffers between the recorder and the disk: 64 MiB, half a second at 1 Gb/s.
-const BUFFERS_MAX: usize = 64;
+const BUFFERS_MAX: usize = 32;
 
 /// Those that there are from the beginning, with real memory behind them: what is kept, filled and written while the uploader takes
 /// nothing. The kernel's first look for a page costs more than filling it.
-const BUFFERS_FIRST: usize = fresh::CHUNKS_UNASKED + 4;
+const BUFFERS_FIRST: usize = fresh::CHUNKS_UNASKED + 2;
 
 /// How long to wait before a refused write is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
@@ -589,7 +589,9 @@ impl Writing {
     }
 }
 
-/// Opens a file past the page cache; `None` where that cannot be had (not every file system has it).
+/// Opens a file past the page cache; `None` where that cannot be had (not every file system has it). It is neither preallocated nor
+/// a recycled one: that costs the processor as much (`dd oflag=direct` to a new, an allocated and a written file), and behind a crash what
+/// an old file held would stand where frames are looked for.
 fn direct(path: &Path) -> Option<File> {
     let opened = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
     opened.inspect_err(|cause| tracing::debug!("writing to {} goes through the page cache: {cause}", path.display())).ok()

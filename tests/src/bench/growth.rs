@@ -1,4 +1,5 @@
-//! Contest 5: what it costs to have more of everything: threads, origins. (Segment sizes: the contest of readable objects.)
+//! Contest 5: what it costs to have more of everything: threads, origins, segments. (Segments of several GiB: the contest of readable
+//! objects.)
 
 use std::thread;
 use std::time::Duration;
@@ -15,22 +16,48 @@ use crate::netns::Pair;
 const COLUMNS: &[Column] =
     &[Column::new("processor, ns/frame", 0), Column::new("resident memory beyond the rings, MiB", 0), Column::new("lost, % of sent", 3)];
 
-/// What grows: a name, capture threads, origins.
-const STEPS: [(&str, usize, usize); 5] =
-    [("1 origin", 1, 1), ("16 origins", 1, ORIGINS), ("1,000 origins", 1, 1000), ("1 thread", 1, ORIGINS), ("2 threads", 2, ORIGINS)];
+/// Larger than all that is sent.
+const WHOLE: &str = "1TiB";
+
+/// One size of everything.
+struct Step {
+    group: &'static str,
+    name: &'static str,
+    threads: usize,
+    origins: usize,
+    /// The most bytes of a segment.
+    segment: &'static str,
+}
+
+impl Step {
+    const fn new(group: &'static str, name: &'static str, threads: usize, origins: usize, segment: &'static str) -> Self {
+        Self { group, name, threads, origins, segment }
+    }
+}
+
+const STEPS: [Step; 8] = [
+    Step::new("origins", "1 origin", 1, 1, WHOLE),
+    Step::new("origins", "16 origins", 1, ORIGINS, WHOLE),
+    Step::new("origins", "1,000 origins", 1, 1000, WHOLE),
+    Step::new("threads", "1 thread", 1, ORIGINS, WHOLE),
+    Step::new("threads", "2 threads", 2, ORIGINS, WHOLE),
+    Step::new("segments", "1 MiB a segment", 1, ORIGINS, "1MiB"),
+    Step::new("segments", "32 MiB a segment", 1, ORIGINS, "32MiB"),
+    Step::new("segments", "all in one segment", 1, ORIGINS, WHOLE),
+];
 
 /// Runs it.
 #[must_use]
 pub fn run(bench: &Bench) -> Contest {
     let (mut figures, mut verdicts) = (Vec::new(), Vec::new());
-    for (name, threads, origins) in STEPS {
-        let group = if name.ends_with('s') && name.contains("origin") || origins == 1 { "origins" } else { "threads" };
-        let frames = Mix::Imix.frames(origins);
+    for step in STEPS {
+        let Step { group, name, .. } = step;
+        let frames = Mix::Imix.frames(step.origins);
         let mut turns: [Vec<f64>; 3] = Default::default();
         for _ in 0..bench.pick(1, 2) {
             if bench.goes_on() {
                 tell(&format!("growth, {name}"));
-                let turn = take_turn(bench, &frames, threads);
+                let turn = take_turn(bench, &frames, &step);
                 turns.iter_mut().zip(turn).for_each(|(turns, value)| turns.push(value));
             }
         }
@@ -47,9 +74,10 @@ pub fn run(bench: &Bench) -> Contest {
     Contest { name: "growth", title: "Cost of growth".into(), notes, columns: COLUMNS, figures, verdicts }
 }
 
-fn take_turn(bench: &Bench, frames: &[Vec<u8>], threads: usize) -> [f64; 3] {
+fn take_turn(bench: &Bench, frames: &[Vec<u8>], step: &Step) -> [f64; 3] {
+    let threads = step.threads;
     let (pair, cage, folder) = (Pair::new(), Cage::new(), bench.fresh_folder());
-    let settings = agent_settings(NO_S3, &folder, RING_MIB / 2).set("capture.threads", threads);
+    let settings = agent_settings(NO_S3, &folder, RING_MIB / 2).set("capture.threads", threads).set("record.max_bytes", step.segment);
     let processors = if threads == 1 { "1" } else { "0,1" };
     let command = cage.command_on(processors, Some(pair.tap.name()), &program("tapfleetd").display().to_string());
     let mut running = start_agent_by(command, &folder, &settings);

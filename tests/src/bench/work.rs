@@ -17,11 +17,12 @@ use tapfleet::capture::{Batch, EngineKind, Event, OwnedFrame, Settings, What};
 use tapfleet::host::clock::{Clock, Now};
 use tapfleet::host::nic::LossCounters;
 use tapfleet::observe::counters::Counters;
+use tapfleet::record::buffer::HUGE_PAGE_BYTES;
 use tapfleet::record::facts::{Kind, WindowFacts};
 use tapfleet::record::key::Names;
 use tapfleet::record::recorder::Recorder;
 use tapfleet::record::segment::{Entry, Segment};
-use tapfleet::record::{self, Buffer, Chunk, Compression, Facts, Format, Precision, Room, SegmentNumber, Spool, Stamp};
+use tapfleet::record::{self, Buffer, Chunk, Compression, Facts, Format, Precision, Room, SegmentNumber, Spool, Stamp, WRITE_BYTES};
 use tapfleet::wire::{self, Inline, Rules};
 
 use super::report::{Column, Contest, Figure, Verdict};
@@ -130,8 +131,14 @@ fn record(frames: &[Vec<u8>], rounds: usize) {
         replay: false,
     };
     let names = Names::new("", "i-0123456789abcdef0");
-    let recorder =
-        Recorder::new(settings_of_record, Nowhere::default(), StdClock(Instant::now()), shared, Box::new(LossCounters::default), names);
+    let recorder = Recorder::new(
+        settings_of_record,
+        Nowhere::<HUGE_PAGE_BYTES>::default(),
+        StdClock(Instant::now()),
+        shared,
+        Box::new(LossCounters::default),
+        names,
+    );
     let (events, to_record) = sync_channel(4);
     let (back, spent) = sync_channel(4);
     let recording = thread::spawn(move || recorder.run(&to_record, &[back]));
@@ -170,11 +177,13 @@ impl Clock for StdClock {
     }
 }
 
-/// A spool that forgets.
+/// A spool that forgets, with buffers of so many bytes.
 #[derive(Default)]
-struct Nowhere(Vec<Buffer>);
+struct Nowhere<const BYTES: usize>(Vec<Buffer>);
 
-impl Spool for Nowhere {
+impl<const BYTES: usize> Spool for Nowhere<BYTES> {
+    const CHUNK_BYTES: usize = BYTES;
+
     fn buffer(&mut self) -> Buffer {
         self.0.pop().unwrap_or_else(|| Buffer::with_capacity(Self::CHUNK_BYTES))
     }
@@ -247,41 +256,63 @@ pub fn threads(bench: &Bench) -> Contest {
     for mix in Mix::ALL {
         let frames = mix.frames(ORIGINS);
         let rounds = (bench.pick(1.0, 4.0) * 2e9 / (mix.mean_bytes() + 300.0) / frames.len() as f64) as usize;
-        let mut speeds: [Vec<f64>; 2] = Default::default();
+        let mut speeds: [Vec<f64>; 4] = Default::default();
         for _ in 0..bench.turns() {
-            for (threads, speeds) in (1..).zip(&mut speeds) {
-                tell(&format!("decap in memory, {}, {threads} threads", mix.name()));
-                speeds.push((threads * rounds * frames.len()) as f64 / on_threads(threads, &frames, rounds) / 1e6);
+            for (n, speeds) in speeds.iter_mut().enumerate() {
+                let threads = 1 + n % 2;
+                let task = if n < 2 { strip } else { copy };
+                tell(&format!("decap in memory, {}, {threads} threads{}", mix.name(), if n < 2 { "" } else { ", copying alone" }));
+                speeds.push((threads * rounds * frames.len()) as f64 / on_threads(threads, task, &frames, rounds) / 1e6);
             }
         }
-        let [one, two] = speeds.map(median);
+        let [one, two, copy_one, copy_two] = speeds.map(median);
         figures.push(Figure::new(mix.name(), "1 thread", &[one]));
         figures.push(Figure::new(mix.name(), "2 threads", &[two]));
+        figures.push(Figure::new(mix.name(), "1 thread, copying alone", &[copy_one]));
+        figures.push(Figure::new(mix.name(), "2 threads, copying alone", &[copy_two]));
         verdicts.push(Verdict::at_least(format!("from one to two threads, {}", mix.name()), two / one, 1.8, "x"));
     }
-    let notes = vec!["Judge and encoder on frames in memory, each thread with frames and buffers of its own.".into()];
+    let notes = vec!["Judge and encoder on frames in memory, each thread with frames and buffers of its own. `copying alone`: the same bytes into the same buffers, nothing else: what the machine's memory has to give.".into()];
     Contest { name: "threads", title: "Decap in memory on one and two threads".into(), notes, columns: THREADS, figures, verdicts }
 }
 
-/// Seconds that so many threads take, each for so many rounds.
-fn on_threads(threads: usize, frames: &[Vec<u8>], rounds: usize) -> f64 {
+/// Seconds that so many threads take, each for so many rounds of a task over the frames.
+fn on_threads(threads: usize, task: fn(&[Vec<u8>], usize), frames: &[Vec<u8>], rounds: usize) -> f64 {
     let begun = Instant::now();
-    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(|| strip(frames, rounds)))));
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(|| task(frames, rounds)))));
     begun.elapsed().as_secs_f64()
+}
+
+/// The frames in memory, in batches.
+fn batches(frames: &[Vec<u8>]) -> Vec<Batch> {
+    let batches = frames.chunks(BATCH).map(|frames| {
+        let mut batch = Batch::default();
+        fill(&mut batch, frames, 1);
+        batch
+    });
+    batches.collect()
+}
+
+/// Moves the frames' bytes as [`strip`] does, the tunnels with them.
+fn copy(frames: &[Vec<u8>], rounds: usize) {
+    let batches = batches(frames);
+    let mut buffer = Buffer::with_capacity(WRITE_BYTES);
+    for bytes in (0..rounds).flat_map(|_| &batches).map(|batch| batch.bytes.as_slice()) {
+        for piece in bytes.chunks(WRITE_BYTES) {
+            buffer.clear();
+            buffer.extend_from_slice(piece);
+            black_box(&mut buffer);
+        }
+    }
 }
 
 /// What `tapfleet decap` does between reading and writing.
 fn strip(frames: &[Vec<u8>], rounds: usize) {
     let mut judge = Judge::new(&settings(), None);
     let facts = Facts::begin(Kind::Capture, String::new(), String::new(), String::new(), WindowFacts { start: Stamp(0), seconds: 0 });
-    let mut output = Nowhere::default();
+    let mut output = Nowhere::<WRITE_BYTES>::default();
     let mut segment = Segment::begin(SegmentNumber(0), &facts, 262_144, "", &mut output, 0);
-    let mut batches: Vec<Batch> = Vec::new();
-    for frames in frames.chunks(BATCH) {
-        let mut batch = Batch::default();
-        fill(&mut batch, frames, 1);
-        batches.push(batch);
-    }
+    let mut batches = batches(frames);
     for _ in 0..rounds {
         for batch in &mut batches {
             batch.items.clear();

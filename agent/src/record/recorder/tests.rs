@@ -612,7 +612,7 @@ fn each_chunk_of_a_compressed_file_holds_whole_blocks_also_when_origins_are_decl
 fn pcapng_of_many_origins(compression: Compression, origins: u32, wait_ns: u64) -> Memory {
     let mut rig = rig(Settings { format: Format::Pcapng, compression, ..settings() }, 1);
     for n in 0..origins {
-        let mut next = frame(START + SECOND_NS + u64::from(n), &[7; 60]);
+        let mut next = frame(START + SECOND_NS + u64::from(n), &[7; 200]);
         next.new_origins = vec![(n, origin(n))];
         if let What::Inner { origin, .. } = &mut next.items[0].what {
             *origin = n;

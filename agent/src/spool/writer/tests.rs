@@ -261,7 +261,7 @@ fn a_segment_grows_in_its_file_and_is_marked_as_whole_at_its_end() {
     let written: Facts = serde_json::from_slice(&fs::read(segment.manifest.as_ref().unwrap()).unwrap()).unwrap();
     assert_eq!(written.file_bytes, bytes.len() as u64);
     assert_eq!(written.index.entries.len(), 200);
-    assert_eq!(written.index.entries[3].offset, 3 << 20);
+    assert_eq!(written.index.entries[3].offset, 3 * Writer::CHUNK_BYTES as u64);
 }
 
 #[test]
@@ -302,6 +302,7 @@ fn chunks_of_whole_pages_stay_in_memory_and_all_of_them_reach_the_file_in_their_
 
 #[test]
 fn memory_that_is_kept_for_the_uploader_does_not_hold_up_the_recorder() {
+    const BYTES: u64 = Writer::CHUNK_BYTES as u64;
     let dir = tempfile::tempdir().unwrap();
     let (folder, mut writer, threads) = spool(dir.path());
     let facts = facts(Compression::None);
@@ -313,12 +314,12 @@ fn memory_that_is_kept_for_the_uploader_does_not_hold_up_the_recorder() {
         let chunk = chunk(&mut writer, n as u8, Writer::CHUNK_BYTES);
         writer.append(number, chunk);
         // As requests do that S3 does not answer.
-        read.extend((0..=n as u64).rev().find_map(|n| folder.fresh().section(&path, n << 20, 1 << 20)));
+        read.extend((0..=n as u64).rev().find_map(|n| folder.fresh().section(&path, n * BYTES, BYTES)));
     }
     writer.close(number, facts);
     drop(writer);
     threads.finish(Duration::from_secs(60));
-    assert_eq!(fs::metadata(&path).unwrap().len(), (4 * BUFFERS_MAX as u64) << 20);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 4 * BUFFERS_MAX as u64 * BYTES);
     assert_eq!(direct(&path).is_some(), !read.is_empty());
 }
 
