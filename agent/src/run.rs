@@ -26,7 +26,7 @@ use crate::capture::worker::{Judge, Opener, Shared, Worker};
 use crate::capture::{self, Batch, EngineKind, Event, file, filter, interface, libpcap};
 use crate::config::{Instance, Settings};
 use crate::host::clock::{Clock, SystemClock};
-use crate::host::{imds, lifecycle, nic, systemd, timesync};
+use crate::host::{imds, lifecycle, nic, processors, systemd, timesync};
 use crate::observe::counters::Counters;
 use crate::observe::vitals::{Act, Vitals};
 use crate::observe::{cloudwatch, health};
@@ -591,8 +591,11 @@ fn start_capture(
     if let Some(tee) = tee {
         spawn("tee", move || tee.run())?;
     }
-    for (engine, worker) in workers {
-        spawn("capture", move || worker.run(engine))?;
+    for ((engine, worker), processor) in workers.into_iter().zip(processors::of_each(threads)) {
+        spawn("capture", move || {
+            processor.into_iter().for_each(processors::stay_on);
+            worker.run(engine);
+        })?;
     }
     let (tell, ended) = oneshot::channel();
     spawn("record", move || record(recorder, &from_threads, &give_back, tell))?;

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tapfleet::capture::file::FileEngine;
 use tapfleet::capture::worker::Judge;
-use tapfleet::capture::{self, Bytes, Engine, EngineKind, Item, Taken, What, filter};
+use tapfleet::capture::{self, Bytes, Engine, EngineKind, Fanout, Item, Taken, What, filter};
 use tapfleet::record::facts::{Kind, WindowFacts};
 use tapfleet::record::segment::{Entry, Segment};
 use tapfleet::record::{Buffer, Chunk, Facts, Precision, Room, SegmentNumber, Spool, Stamp, WRITE_BYTES};
@@ -100,6 +100,7 @@ fn settings(arguments: &Decap) -> capture::Settings {
         filter: arguments.filter.clone(),
         snaplen: arguments.snaplen,
         threads: 1,
+        fanout: Fanout::Hash,
         ring_bytes: 0,
         outer_sources: Vec::new(),
         mirror_sources: Vec::new(),

@@ -117,23 +117,29 @@ pub struct Pair {
     /// The side that captures.
     pub tap: Namespace,
     mtu: u32,
+    queues: u32,
 }
 
 impl Pair {
-    /// A pair with an MTU of 9001, as on EC2.
+    /// A pair with an MTU of 9001, as on EC2, and two queues.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_queues(2)
+    }
+
+    /// As [`Self::new`], with so many queues each way.
+    #[must_use]
+    pub fn with_queues(queues: u32) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test needs root: it makes network namespaces and packet sockets");
-        let pair = Self { source: Namespace::new("source"), tap: Namespace::new("tap"), mtu: 9001 };
+        let pair = Self { source: Namespace::new("source"), tap: Namespace::new("tap"), mtu: 9001, queues };
         pair.plug();
         pair
     }
 
     /// Makes the wire and waits until it carries.
     pub fn plug(&self) {
-        let mtu = self.mtu.to_string();
-        // One queue per capture thread, so that fan-out by queue could be tried too.
-        let end = ["mtu", &mtu, "numtxqueues", "2", "numrxqueues", "2"];
+        let (mtu, queues) = (self.mtu.to_string(), self.queues.to_string());
+        let end = ["mtu", &mtu, "numtxqueues", &queues, "numrxqueues", &queues];
         let source = [&["link", "add", SOURCE, "address", "02:00:00:00:00:01"], &end[..]].concat();
         let tap = [&["type", "veth", "peer", "name", TAP, "address", "02:00:00:00:00:02"], &end[..], &["netns", &self.tap.name]].concat();
         self.source.ip(&[source, tap].concat());

@@ -2,7 +2,7 @@
 //! Needs: root.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -16,9 +16,10 @@ use tapfleet::capture::keeper::Keeper;
 use tapfleet::capture::libpcap::Libpcap;
 use tapfleet::capture::ring::{Group, RING_BYTES_MIN, Ring};
 use tapfleet::capture::worker::{Judge, Shared, Worker};
-use tapfleet::capture::{Batch, Bytes, Engine, EngineKind, Error, Event, Losses, OwnedFrame, Settings, Taken, What, filter, ring};
+use tapfleet::capture::{Batch, Bytes, Engine, EngineKind, Error, Event, Fanout, Losses, OwnedFrame, Settings, Taken, What, filter, ring};
 use tapfleet::host::clock::SystemClock;
 use tapfleet::host::nic;
+use tapfleet::host::processors::stay_on;
 use tapfleet::observe::counters::Counters;
 use tapfleet::wire::{Inline, Rules};
 use tapfleet_tests::netns::{Pair, SOURCE, SOURCE_MAC, SOURCE_V4, Sender, TAP, TAP_MAC, TAP_V4};
@@ -38,6 +39,7 @@ fn settings(threads: usize, ring_bytes: usize) -> Settings {
         filter: None,
         snaplen: 262_144,
         threads,
+        fanout: Fanout::Hash,
         ring_bytes,
         outer_sources: Vec::new(),
         mirror_sources: Vec::new(),
@@ -180,6 +182,77 @@ fn two_rings_share_the_frames_and_none_comes_twice() {
     let taken = send_and_take(EngineKind::Ring, 2, 20_000, 200);
     assert_each_once(&taken, 20_000);
     assert!(taken.iter().all(|(seen, _)| seen.len() > 2_000), "one ring took nearly everything");
+}
+
+/// Sends what `send` does while two rings take that share in a way; gives what each of them saw.
+fn shared(pair: &Pair, fanout: Fanout, ring_bytes: usize, frames: u32, send: impl FnOnce(&Pair)) -> Vec<(HashMap<u32, u32>, Losses)> {
+    let signals = Arc::new(Signals::default());
+    let engines = pair.tap.run(|| open_all(EngineKind::Ring, &Settings { fanout, ..settings(2, ring_bytes) }));
+    send(pair);
+    let take = |engine| {
+        let signals = Arc::clone(&signals);
+        pair.tap.spawn(move || take_all(engine, &signals))
+    };
+    let takers: Vec<_> = engines.into_iter().map(take).collect();
+    wait_until(Duration::from_secs(5), || signals.taken.load(Ordering::Acquire) >= u64::from(frames));
+    signals.stop.store(true, Ordering::Release);
+    takers.into_iter().map(|taker| taker.join().unwrap()).collect()
+}
+
+#[test]
+fn by_processor_each_ring_takes_what_came_in_on_its_own() {
+    const FRAMES: u32 = 2000;
+    let taken = shared(&Pair::new(), Fanout::Processor, 8 << 20, FRAMES, |pair| {
+        for processor in 0..2 {
+            pair.source.run(|| {
+                stay_on(processor);
+                let sender = Sender::new(SOURCE);
+                // Of the same flows: it is not they who decide.
+                let numbers = (0..FRAMES).filter(|number| number % 2 == processor as u32);
+                numbers.for_each(|number| sender.send(&udp(40_000 + (number / 2 % 50) as u16, GENEVE, 0x4000, number, 200)));
+            });
+        }
+    });
+    assert_each_once(&taken, FRAMES);
+    for (processor, (seen, _)) in (0..).zip(&taken) {
+        assert!(seen.keys().all(|number| number % 2 == processor), "ring {processor} took what came in on the other processor");
+    }
+}
+
+#[test]
+fn by_queue_each_ring_takes_what_came_by_its_queue_and_a_flow_stays_in_one() {
+    const FLOWS: u32 = 50;
+    const FRAMES: u32 = 40 * FLOWS;
+    let flows_of_rings = |queues| {
+        let taken = shared(&Pair::with_queues(queues), Fanout::Queue, 8 << 20, FRAMES, |pair| {
+            let sender = pair.sender();
+            (0..FRAMES).for_each(|number| sender.send(&udp(40_000 + (number % FLOWS) as u16, GENEVE, 0x4000, number, 200)));
+        });
+        assert_each_once(&taken, FRAMES);
+        let flows = |seen: &HashMap<u32, u32>| seen.keys().map(|number| number % FLOWS).collect::<BTreeSet<u32>>();
+        [flows(&taken[0].0), flows(&taken[1].0)]
+    };
+    let [first, second] = flows_of_rings(2);
+    assert!(!first.is_empty() && !second.is_empty() && first.is_disjoint(&second), "{first:?}, {second:?}");
+    let [first, second] = flows_of_rings(1);
+    assert!(first.len() == FLOWS as usize && second.is_empty(), "one queue is one ring's: {first:?}, {second:?}");
+}
+
+#[test]
+fn one_flow_that_fills_its_ring_goes_on_in_another() {
+    // More than one ring holds, in frames of one flow.
+    let frames = (RING_BYTES_MIN / 1000 + 50) as u32;
+    for fanout in [Fanout::Hash, Fanout::Queue, Fanout::Processor] {
+        let taken = shared(&Pair::new(), fanout, RING_BYTES_MIN, frames, |pair| {
+            pair.source.run(|| {
+                stay_on(0);
+                let sender = Sender::new(SOURCE);
+                (0..frames).for_each(|number| sender.send(&udp(40_000, GENEVE, 0x4000, number, 1000)));
+            });
+        });
+        assert_each_once(&taken, frames);
+        assert!(taken.iter().all(|(seen, _)| !seen.is_empty()), "{fanout:?}: one ring took all");
+    }
 }
 
 #[test]
@@ -502,7 +575,8 @@ fn rings_that_are_not_what_the_settings_ask_for_are_removed_and_made_anew() {
         settings
     };
     type Spoil = fn(&Pair, &Shelf);
-    let cases: [(&str, Settings, Spoil); 5] = [
+    let cases: [(&str, Settings, Spoil); 6] = [
+        ("fanout", wrong(|settings| settings.fanout = Fanout::Queue), |_, _| {}),
         ("threads", wrong(|settings| settings.threads = 1), |_, _| {}),
         ("ring size", wrong(|settings| settings.ring_bytes = 8 << 20), |_, _| {}),
         ("an interface that was created again", fits.clone(), |pair, _| {

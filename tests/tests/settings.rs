@@ -15,7 +15,7 @@ use tapfleet::record::{Compression, Format, Precision};
 use tapfleet::wire::Inline;
 
 /// One wrong value for each kind of mistake that a key can have, as TOML.
-const WRONG: [(&str, &[&str]); 50] = [
+const WRONG: [(&str, &[&str]); 51] = [
     ("capture.interface", &["\"\"", "\"any\"", "\"sixteen-bytes-xx\"", "\"a b\"", "\"..\"", "\"eth0\\u0000\"", "3"]),
     ("capture.engine", &["\"Ring\"", "\"\"", "true"]),
     ("capture.files", &["\"a.pcap\"", "[1]", "[\"\"]", "{}"]),
@@ -24,6 +24,7 @@ const WRONG: [(&str, &[&str]); 50] = [
     ("capture.filter", &["\"tcp prt 80\"", "\"tcp\\n\"", "1", "[]"]),
     ("capture.snaplen", &["0", "262145", "-9223372036854775808", "\"96\"", "1e3"]),
     ("capture.threads", &["0", "65"]),
+    ("capture.fanout", &["\"cpu\"", "\"\""]),
     ("capture.ring_bytes", &["4194303", "\"17GiB\"", "\"256MB\"", "\"99999999999TiB\"", "\"-1\"", "\"\"", "false"]),
     ("capture.outer_sources", &["[\"10.0.0.1/8\"]", "[\"10.0.0.0/33\"]", "[\"x\"]", "\"10.0.0.0/8\""]),
     ("capture.mirror_sources", &["[\"10.0.0.0\"]", "[\"\"]"]),

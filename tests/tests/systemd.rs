@@ -114,6 +114,19 @@ fn an_agent_that_stands_still_is_killed_by_the_watchdog_and_comes_back() {
     assert!(machine.journal().contains("Watchdog timeout"), "{}", machine.journal());
 }
 
+/// The processors that each of the capture threads may run on, as proc(5) lists them, in order.
+fn capture_processors(machine: &Machine) -> Vec<String> {
+    let tasks = fs::read_dir(machine.path(&format!("proc/{}/task", machine.property("MainPID")))).unwrap();
+    let statuses = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+    let places = statuses.filter(|status| status.starts_with("Name:\tcapture\n")).map(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.unwrap().trim().to_owned()
+    });
+    let mut places: Vec<_> = places.collect();
+    places.sort();
+    places
+}
+
 #[test]
 fn no_frame_is_lost_and_none_comes_twice_over_restarts_under_load() {
     let _alone = alone();
@@ -122,6 +135,10 @@ fn no_frame_is_lost_and_none_comes_twice_over_restarts_under_load() {
         // Windows of two seconds: some end while no agent is there.
         let machine = Machine::boot(&settings().set("capture.threads", threads).set("record.rotate_seconds", 2), "");
         machine.systemctl("start");
+        // Also in the sandbox: two threads stay on a processor each, one goes where it likes.
+        let mut places = capture_processors(&machine);
+        places.dedup();
+        assert!(places.len() == threads && (threads == 1 || places.iter().all(|place| place.parse::<u32>().is_ok())), "{places:?}");
         let traffic = Traffic::start(&machine);
         let mut slowest = Duration::ZERO;
         for restart in 0..RESTARTS {

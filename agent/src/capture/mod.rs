@@ -35,6 +35,18 @@ pub enum EngineKind {
     File,
 }
 
+/// What decides which thread's ring a frame goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Fanout {
+    /// Addresses and ports of the outer packet: a flow stays in order in one ring.
+    #[default]
+    Hash,
+    /// The queue of the network card that it came by.
+    Queue,
+    /// The processor that the kernel took it in on.
+    Processor,
+}
+
 /// What the capture stage needs to know; checked by `config`.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -52,6 +64,8 @@ pub struct Settings {
     pub snaplen: u32,
     /// Rings and threads, 1 to 64.
     pub threads: usize,
+    /// How the threads share the frames.
+    pub fanout: Fanout,
     /// Bytes of ring of each thread.
     pub ring_bytes: usize,
     /// Who may send tunnels to us (outer source address); empty: anyone.

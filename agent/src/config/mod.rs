@@ -378,6 +378,7 @@ fn build(v: &Values) -> Option<Settings> {
             filter: filter.clone(),
             snaplen: v.snaplen?,
             threads: v.threads?,
+            fanout: v.fanout?,
             ring_bytes: v.ring_bytes?,
             outer_sources: v.outer_sources.clone()?,
             mirror_sources: v.mirror_sources.clone()?,

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::SNAPLEN_MAX;
 use super::rule::{Choice, Divisor, Flag, Integer, List, Maybe, Ratio, Raw, Rule, Size, Text, Time, quoted};
 use super::source::{Reader, variable_of};
-use crate::capture::EngineKind;
+use crate::capture::{EngineKind, Fanout};
 use crate::record::{Compression, Format, Precision};
 use crate::spool::OnFull;
 use crate::wire::Inline;
@@ -159,7 +159,9 @@ keys! {
     snaplen: u32 = "capture.snaplen", number(SNAPLEN_MAX as i64), Integer { min: 1, max: SNAPLEN_MAX },
         "Bytes kept of each mirrored frame.";
     threads: usize = "capture.threads", number(1), Integer { min: 1, max: 64 },
-        "Capture threads, each with a ring of its own; flows are spread over them.";
+        "Capture threads, each with a ring of its own and, where there are enough, on a processor of its own.";
+    fanout: Fanout = "capture.fanout", text("hash"), FANOUT,
+        "How threads share the frames: by flow, by the card's queue, or by the processor that takes them in. A full ring's go to another.";
     ring_bytes: usize = "capture.ring_bytes", text("256MiB"), Size { min: 4 * MIB as usize, max: 16 * GIB as usize },
         "Memory of each thread's ring: what bridges a stall of the disk.";
     outer_sources: Vec<IpNet> = "capture.outer_sources", NONE, List { item: NETWORK, separator: ',' },
@@ -270,6 +272,7 @@ const DAYS_7: Duration = Duration::from_secs(7 * 86_400);
 const FROM_METADATA: &str = "from instance metadata";
 
 const ENGINE: Choice<EngineKind> = Choice(&[("ring", EngineKind::Ring), ("libpcap", EngineKind::Libpcap), ("file", EngineKind::File)]);
+const FANOUT: Choice<Fanout> = Choice(&[("hash", Fanout::Hash), ("queue", Fanout::Queue), ("processor", Fanout::Processor)]);
 const FORMAT: Choice<Format> = Choice(&[("pcap", Format::Pcap), ("pcapng", Format::Pcapng)]);
 const PRECISION: Choice<Precision> = Choice(&[("us", Precision::Micro), ("ns", Precision::Nano)]);
 const COMPRESSION: Choice<Compression> = Choice(&[("none", Compression::None), ("zstd", Compression::Zstd)]);

@@ -10,5 +10,6 @@ pub mod imds;
 pub mod lifecycle;
 mod memory;
 pub mod nic;
+pub mod processors;
 pub mod systemd;
 pub mod timesync;

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tapfleet::capture::worker::{Judge, Shared};
-use tapfleet::capture::{Batch, EngineKind, Event, OwnedFrame, Settings, What};
+use tapfleet::capture::{Batch, EngineKind, Event, Fanout, OwnedFrame, Settings, What};
 use tapfleet::host::clock::{Clock, Now};
 use tapfleet::host::nic::LossCounters;
 use tapfleet::observe::counters::Counters;
@@ -85,6 +85,7 @@ fn settings() -> Settings {
         filter: None,
         snaplen: 262_144,
         threads: 1,
+        fanout: Fanout::Hash,
         ring_bytes: 0,
         outer_sources: Vec::new(),
         mirror_sources: Vec::new(),

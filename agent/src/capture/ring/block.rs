@@ -98,8 +98,9 @@ fn walk(block: &[u8], mut each: impl FnMut(Frame<'_>)) {
     let mut fetched = 0;
     for left in (0..frames).rev() {
         if at + FETCH_BYTES / 2 > fetched {
-            fetch(block.get(fetched..).and_then(|rest| rest.get(..FETCH_BYTES).or(Some(rest))).unwrap_or_default());
-            fetched += FETCH_BYTES;
+            let from = fetched.max(at);
+            fetched = from + FETCH_BYTES;
+            fetch(block.get(from..fetched.min(block.len())).unwrap_or_default());
         }
         let Some(next) = frame_at(block, at, &mut each) else { break };
         if left == 0 {

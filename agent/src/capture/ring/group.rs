@@ -5,7 +5,7 @@
 //! A socket in a group cannot be bound anew, so an interface that comes back needs new sockets and a new group. All members of
 //! the old one must have let go first; else both would take the same frames.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use socket2::{SockFilter, SockRef};
 
 use super::handover::{self, Left, Name, Shelf};
 use super::{geometry, socket};
-use crate::capture::{Error, Settings, filter};
+use crate::capture::{Error, Fanout, Settings, filter};
 use crate::host::clock::{Clock, SystemClock};
 
 /// BPF `ret 0`: takes nothing.
@@ -26,6 +26,7 @@ const ARM_AFTER: Duration = Duration::from_secs(1);
 /// The rings of one agent's threads.
 pub struct Group {
     size: usize,
+    fanout: Fanout,
     filter: Vec<SockFilter>,
     /// Where the sockets wait between two agents.
     shelf: Option<Arc<dyn Shelf>>,
@@ -71,6 +72,7 @@ impl Group {
         let filter = filter::kernel_filter(&settings.rules)?;
         Ok(Arc::new(Self {
             size: settings.threads.max(1),
+            fanout: settings.fanout,
             filter,
             shelf: None,
             left: Mutex::default(),
@@ -93,8 +95,8 @@ impl Group {
         let filter = filter::kernel_filter(&settings.rules)?;
         let mut left = handover::take_over(settings, interface, &shelf, found);
         left.reverse();
-        let (left, size) = (Mutex::new(left), settings.threads.max(1));
-        Ok(Arc::new(Self { size, filter, shelf: Some(shelf), left, state: Mutex::default(), last: AtomicBool::new(false) }))
+        let (left, size, fanout) = (Mutex::new(left), settings.threads.max(1), settings.fanout);
+        Ok(Arc::new(Self { size, fanout, filter, shelf: Some(shelf), left, state: Mutex::default(), last: AtomicBool::new(false) }))
     }
 
     /// From now on who is told to hand over refuses instead, and gives all that its ring holds: nobody will go on with it.
@@ -139,7 +141,7 @@ impl Group {
         let failed = |act| move |cause: std::io::Error| Error::System { act, thing: interface.to_owned(), cause: cause.to_string() };
         let own = socket.as_fd().try_clone_to_owned().map_err(failed("copy the packet socket of"))?;
         if group.size > 1 {
-            state.fanout_id = Some(fan_out(socket, state.fanout_id).map_err(failed("share among threads the frames of"))?);
+            state.fanout_id = Some(fan_out(socket, group.fanout, state.fanout_id).map_err(failed("share among threads the frames of"))?);
         }
         if state.members == 0 {
             state.generation = SystemClock.now().wall_ns;
@@ -260,10 +262,24 @@ fn attach(socket: &impl AsFd, filter: &[SockFilter], interface: &str) -> Result<
     })
 }
 
+/// The kernel's word for how a group shares frames.
+fn mode(fanout: Fanout) -> u32 {
+    match fanout {
+        Fanout::Hash => libc::PACKET_FANOUT_HASH,
+        Fanout::Queue => libc::PACKET_FANOUT_QM,
+        Fanout::Processor => libc::PACKET_FANOUT_CPU,
+    }
+}
+
+/// Whether the group that a socket is in shares frames in that way.
+pub(super) fn shares_by(member: BorrowedFd<'_>, fanout: Fanout) -> std::io::Result<bool> {
+    Ok(socket::fanout(member)? >> 16 & 0xff == mode(fanout))
+}
+
 /// Joins the kernel's group of that id, or a new one with an id that nobody else has; gives the id.
-fn fan_out(member: &impl AsFd, id: Option<u32>) -> std::io::Result<u32> {
-    // By hash of addresses and ports, so a flow stays in order; when its ring is full another one helps out.
-    let mode = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_ROLLOVER | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+fn fan_out(member: &impl AsFd, fanout: Fanout, id: Option<u32>) -> std::io::Result<u32> {
+    // When one flow, queue or processor fills its ring another one helps out.
+    let mode = mode(fanout) | libc::PACKET_FANOUT_FLAG_ROLLOVER | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
     // One that an earlier agent opened is in its group already.
     let there = socket::fanout(member.as_fd())?;
     if there != 0 {

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::group::shares_by;
 use super::map::Map;
 use super::socket::{Socket, bound_to};
 use super::{geometry, interface};
@@ -124,6 +125,9 @@ fn whole_set(settings: &Settings, interface: &str, names: &[String], sockets: Ve
             Ok(Some(index)) if index == link.index => {}
             Ok(_) => return Err("the interface was removed and created again".to_owned()),
             Err(cause) => return Err(format!("'{name}' is no packet socket: {cause}")),
+        }
+        if asked.members > 1 && !shares_by(socket.as_fd(), settings.fanout).unwrap_or(false) {
+            return Err(format!("'{name}' shares its frames with others in another way than capture.fanout"));
         }
         let (socket, map) =
             Socket::take_over(socket, block_bytes, blocks).map_err(|cause| format!("'{name}' cannot be mapped: {cause}"))?;
