@@ -19,6 +19,7 @@ use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::{Facts, GaveWay, Kind, Stamp, WindowFacts};
 use tapfleet::record::{Chunk, SegmentNumber, Spool};
 use tapfleet::spool::journal::{self, Journal, Open, Part, Record};
+use tapfleet::spool::writer::{self, Writer};
 use tapfleet::spool::{self, Folder};
 use tapfleet::upload::manifest::Manifest;
 use tapfleet::upload::status::Status;
@@ -482,7 +483,7 @@ async fn what_was_just_written_is_sent_at_once_and_from_memory() {
     const PARTS: usize = 12;
     let bench = Bench::with_bucket("fresh").await;
     let folder = bench.folder();
-    let (mut writer, threads) = spool::writer::start(&folder, &bench.spool_settings(), bench.counters.clone()).unwrap();
+    let (mut writer, threads) = writer::start(&folder, &bench.spool_settings(), bench.counters.clone()).unwrap();
     let id = new_id();
     let window = WindowFacts { start: WINDOW, seconds: 900 };
     let facts = Facts { key: Some(key()), ..Facts::begin(Kind::Capture, id.clone(), INSTANCE.into(), bench.bucket.clone(), window) };
@@ -495,12 +496,13 @@ async fn what_was_just_written_is_sent_at_once_and_from_memory() {
     let uploading = tokio::spawn(upload::run(settings, folder, bench.counters.clone(), store.clone(), Reserved::default(), stopped));
     let bytes = pattern(PARTS * 8 * MIB);
     let began = Instant::now();
-    for (n, piece) in bytes.chunks(MIB).enumerate() {
+    let chunks_of_part = 8 * MIB / Writer::CHUNK_BYTES;
+    for (n, piece) in bytes.chunks(Writer::CHUNK_BYTES).enumerate() {
         let mut buffer = writer.buffer();
         buffer.extend_from_slice(piece);
         writer.append(number, Chunk { bytes: buffer, first_record: None });
-        if (n + 1) % 8 == 0 {
-            let parts = (n as u64 + 1) / 8;
+        if (n + 1) % chunks_of_part == 0 {
+            let parts = ((n + 1) / chunks_of_part) as u64;
             until("the part is in S3", || (bench.counters.parts_sent.get() >= parts).then_some(())).await;
         }
     }

@@ -89,6 +89,12 @@ impl Merge {
         self.lanes.iter().all(|lane| lane.ended && lane.batches.is_empty())
     }
 
+    /// Whether it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.batches.is_empty())
+    }
+
     /// The time before which nothing can come any more.
     #[must_use]
     pub fn bound_ns(&self) -> u64 {

@@ -29,7 +29,7 @@ impl Buffer {
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         let page = if bytes >= HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { PAGE_BYTES };
-        // What is never touched costs nothing.
+        // What is never touched costs addresses, and no memory.
         let room = bytes.next_multiple_of(page) + if page == HUGE_PAGE_BYTES { page } else { 0 };
         let Ok(memory) = MmapMut::map_anon(room.max(page)) else { handle_alloc_error(Layout::new::<[u8; HUGE_PAGE_BYTES]>()) };
         if page == HUGE_PAGE_BYTES {

@@ -139,10 +139,10 @@ pub struct ClockFacts {
     pub ahead_us: Option<i64>,
 }
 
-/// Where the first record of each stride of the object begins, so that a reader can fetch a time range.
+/// Where records begin here and there in the object, so that a reader can fetch a time range.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Index {
-    /// At most one entry per this many bytes; 1 MiB, doubled whenever there would be more than [`Index::ENTRIES_MAX`].
+    /// At most one entry per this many bytes, and one where a chunk of the writer's begins; 1 MiB, doubled whenever there would be more than [`Index::ENTRIES_MAX`].
     pub stride: u64,
     /// Offset in the object and stamp of a record there.
     pub entries: Vec<IndexEntry>,

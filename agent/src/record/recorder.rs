@@ -29,6 +29,9 @@ use crate::wire::{Drop, Link, Origin};
 /// How long the loop waits for events before it looks at the clock.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// The same while nothing is open that could be due.
+const LOOK_IDLE_EVERY: Duration = Duration::from_millis(100);
+
 /// How long after a window's end (and the ring's retirement) its frames still go to it.
 const LINGER_NS: u64 = SECOND_NS;
 
@@ -221,7 +224,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         while !merge.is_finished() {
             // Read before the events: what a thread sent before it said so is then in hand.
             let complete: Vec<u64> = self.shared.complete_until_ns.iter().map(|ns| ns.load(Ordering::Acquire)).collect();
-            match events.recv_timeout(LOOK_EVERY) {
+            match events.recv_timeout(if self.is_idle() && merge.is_empty() { LOOK_IDLE_EVERY } else { LOOK_EVERY }) {
                 Ok(event) => {
                     self.take(event, &mut merge, spent, &mut errors);
                     for event in events.try_iter().take(LANE_BATCHES_MAX * spent.len()) {
@@ -256,6 +259,12 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
         self.look_at_clock();
         self.close_all(false);
         errors
+    }
+
+    /// Whether nothing is open: nothing to flush, no gap that room would end.
+    fn is_idle(&self) -> bool {
+        let mut slots = [&self.previous, &self.current].into_iter().flatten();
+        slots.all(|slot| slot.segment.is_none()) && self.quarantine.is_none() && self.gaps_open.is_empty()
     }
 
     fn take(&mut self, event: Event, merge: &mut Merge, spent: &[SyncSender<Batch>], errors: &mut Vec<crate::capture::Error>) {

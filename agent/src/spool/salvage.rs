@@ -12,19 +12,19 @@ use std::path::Path;
 
 use super::folder::remove_if_there;
 use super::journal::{self, io};
-use super::writer::mark_whole;
+use super::writer::{Writer, mark_whole};
 use super::{Error, Folder, Segment};
 use crate::record::facts::WindowFacts;
-use crate::record::{Compression, Facts, Format, Precision, Stamp};
+use crate::record::{Compression, Facts, Format, Precision, Spool, Stamp};
 
 /// The longest record that is believed: the largest snap length, and room for headers and options.
 const RECORD_BYTES_MAX: usize = 512 * 1024;
 
-/// The longest zstd frame that is believed, compressed; the writer makes them of one chunk each.
-const ZSTD_FRAME_BYTES_MAX: usize = 2 << 20;
+/// The longest zstd frame that is believed, compressed. The writer makes them of one chunk each, and what does not compress grows.
+const ZSTD_FRAME_BYTES_MAX: usize = 2 * Writer::CHUNK_BYTES;
 
 /// The most that a zstd frame may hold.
-const ZSTD_CONTENT_BYTES_MAX: usize = 2 << 20;
+const ZSTD_CONTENT_BYTES_MAX: usize = 2 * Writer::CHUNK_BYTES;
 
 /// How a zstd frame begins (RFC 8878 3.1.1).
 const ZSTD_MAGIC: u32 = 0xfd2f_b528;

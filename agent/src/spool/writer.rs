@@ -34,8 +34,9 @@ use crate::record::buffer::PAGE_BYTES;
 use crate::record::facts::Index;
 use crate::record::{self, Buffer, Chunk, Compression, Facts, Room, SegmentNumber, Spool, WRITE_BYTES};
 
-/// Buffers between the recorder and the disk: 64 MiB, half a second at 1 Gb/s.
-const BUFFERS_MAX: usize = 32;
+/// Buffers between the recorder and the disk: 72 MiB. With all that the uploader can have there are as many left as one that flushes small
+/// chunks needs while the disk stands still for a moment.
+const BUFFERS_MAX: usize = fresh::CHUNKS_MAX + 16;
 
 /// Those that there are from the beginning, with real memory behind them: what is kept, filled and written while the uploader takes
 /// nothing. The kernel's first look for a page costs more than filling it.
@@ -97,8 +98,8 @@ pub struct Writer {
     budget: Arc<Budget>,
     on_full: OnFull,
     stopped: bool,
-    /// Has the folder looked at, at once. Its end is the end of the looking thread.
-    look: SyncSender<()>,
+    /// Has the folder looked at, at once, for want of so many bytes. Its end is the end of the looking thread.
+    look: SyncSender<u64>,
     counters: Arc<Counters>,
 }
 
@@ -267,7 +268,7 @@ impl Spool for Writer {
         let admitted = self.budget.admits(bytes) && (!self.stopped || self.budget.is_relaxed());
         if !admitted {
             // It may be looking already.
-            let _ = self.look.try_send(());
+            let _ = self.look.try_send(bytes);
         }
         let stopped = !admitted && self.on_full == OnFull::Stop;
         if stopped != self.stopped {
@@ -721,15 +722,15 @@ struct Looking {
 }
 
 impl Looking {
-    fn run(&self, asked: &Receiver<()>) {
+    fn run(&self, asked: &Receiver<u64>) {
         loop {
             let began = Instant::now();
             self.look();
             // A folder of very many files is looked at less often.
             thread::sleep(LOOK_AGAIN.max(2 * began.elapsed()).min(LOOK_EVERY));
             match asked.recv_timeout(LOOK_EVERY) {
-                Ok(()) if self.on_full == OnFull::DropOldest => self.make_room(),
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(bytes) if self.on_full == OnFull::DropOldest => self.make_room(bytes.max(ROOM_MADE_BYTES)),
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -742,11 +743,11 @@ impl Looking {
         }
     }
 
-    /// Makes room for a few chunks, if there is none when looked at closely.
-    fn make_room(&self) {
+    /// Makes room for so many bytes, if there is none when looked at closely.
+    fn make_room(&self, bytes: u64) {
         loop {
             self.look();
-            if self.folder.budget().admits(ROOM_MADE_BYTES) {
+            if self.folder.budget().admits(bytes) {
                 return;
             }
             match give_way::oldest(&self.folder, &self.counters) {

@@ -239,6 +239,46 @@ fn a_file_whose_beginning_is_damaged_is_kept() {
     }
 }
 
+/// Bytes that no compressor makes less of.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+#[test]
+fn a_zstd_frame_of_a_whole_chunk_that_does_not_compress_is_whole() {
+    const JUMBO: usize = 8900;
+    let mut chunk = pcap::file_header(Precision::Nano, 262_144).to_vec();
+    let noise = noise(Writer::CHUNK_BYTES);
+    let mut frames = 0;
+    while chunk.len() < Writer::CHUNK_BYTES {
+        let left = Writer::CHUNK_BYTES - chunk.len() - pcap::RECORD_HEADER_BYTES;
+        let len = if left < 2 * JUMBO { left } else { JUMBO };
+        chunk.extend(pcap::record_header(Precision::Nano, 1_700_000_000_000_000_000 + frames, len as u32, len as u32));
+        chunk.extend(&noise[chunk.len()..][..len]);
+        frames += 1;
+    }
+    let mut compressor = zstd::bulk::Compressor::new(1).unwrap();
+    let mut compressed = compressor.compress(&chunk).unwrap();
+    assert!(compressed.len() > Writer::CHUNK_BYTES, "it grows");
+    let whole = compressed.len() as u64;
+    compressed.extend(compressor.compress(&chunk[pcap::FILE_HEADER_BYTES..]).unwrap());
+    for (cut, frames, file_bytes) in
+        [(compressed.len() as u64, 2 * frames, compressed.len() as u64), (compressed.len() as u64 - 1, frames, whole)]
+    {
+        let (_dir, folder) = left_behind(&compressed[..cut as usize], "pcap.zst");
+        salvage(&folder);
+        let facts = facts(&folder);
+        assert_eq!((facts.frames, facts.file_bytes), (frames, file_bytes));
+    }
+}
+
 #[test]
 fn a_compressed_file_that_is_damaged_in_the_middle_is_not_cut() {
     let (bytes, ends) = file(Format::Pcap, 40);
