@@ -213,6 +213,10 @@ impl Spool for Output {
         Room::Yes
     }
 
+    fn spare(&self) -> u64 {
+        u64::MAX
+    }
+
     // One file, no manifest: there is nothing to open, draft or close.
     fn open(&mut self, _: SegmentNumber, _: Facts) {}
     fn draft(&mut self, _: SegmentNumber, _: Facts) {}

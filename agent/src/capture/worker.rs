@@ -19,8 +19,11 @@ use crate::host::clock::{Clock, SECOND_NS};
 use crate::observe::counters::{Counters, Pulse};
 use crate::wire::{self, Drop, Inner, Outcome};
 
-/// How long an engine waits for frames before the loop looks at its orders.
+/// How long an engine waits for frames before the loop looks at its orders, and tells the other threads how far it is complete.
 const TAKE_WAIT: Duration = Duration::from_millis(50);
+
+/// The same where there are no others to tell.
+const TAKE_WAIT_ALONE: Duration = Duration::from_millis(100);
 
 /// How often a lost interface is asked for.
 const REOPEN_EVERY: Duration = Duration::from_millis(100);
@@ -90,13 +93,14 @@ impl<C: Clock> Worker<C> {
 
     fn capture(&mut self, mut engine: Box<dyn Engine>) -> Result<(), Error> {
         let mut told = false;
+        let wait = if self.shared.complete_until_ns.len() > 1 { TAKE_WAIT } else { TAKE_WAIT_ALONE };
         loop {
             if self.stopping() && !told {
                 engine.hand_over()?;
                 told = true;
             }
             let Some(mut batch) = self.fresh_batch() else { return Ok(()) };
-            let taken = engine.take(&mut batch.bytes, TAKE_WAIT);
+            let taken = engine.take(&mut batch.bytes, wait);
             self.beat(taken.is_ok());
             match taken {
                 Ok(Taken::Frames) => {

@@ -31,7 +31,7 @@ use crate::host::clock::{Clock, Now, SECOND_NS, Synchrony, SystemClock};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// A loop that has not gone round for this long stands still: each waits for at most 50 ms.
+/// A loop that has not gone round for this long stands still: each waits for at most 100 ms.
 const STALLED_NS: u64 = 5 * SECOND_NS;
 
 /// No frames could be taken for this long: an interface that is re-created is back within 2 s.

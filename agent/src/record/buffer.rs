@@ -48,15 +48,23 @@ impl Buffer {
         buffer
     }
 
+    /// Appends room for `bytes`, which the caller fills: what stands there is whatever stood there before. `None` when there is not as
+    /// much.
+    #[inline]
+    pub fn extend(&mut self, bytes: usize) -> Option<&mut [u8]> {
+        let begin = self.end;
+        let place = self.memory.get_mut(begin..begin + bytes)?;
+        self.end = begin + bytes;
+        Some(place)
+    }
+
     /// Appends.
     #[inline]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
-        let end = self.end + bytes.len();
-        match self.memory.get_mut(self.end..end) {
+        match self.extend(bytes.len()) {
             Some(place) => place.copy_from_slice(bytes),
-            None => return self.grow(bytes),
+            None => self.grow(bytes),
         }
-        self.end = end;
     }
 
     #[cold]

@@ -142,6 +142,9 @@ pub trait Spool {
     /// Files the manifest of a window without frames.
     fn idle(&mut self, facts: Facts);
 
-    /// Whether the spool takes `bytes` beyond all that was handed over.
+    /// Whether the spool takes `bytes` beyond all that was handed over. If not, it may begin to make as much room.
     fn room(&mut self, bytes: u64) -> Room;
+
+    /// How many bytes it takes beyond all that was handed over, as far as is known now.
+    fn spare(&self) -> u64;
 }

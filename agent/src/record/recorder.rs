@@ -44,6 +44,9 @@ const DRAFT_EVERY_NS: u64 = SECOND_NS;
 /// More than a frame brings with it: its record's header and, if it is the first one, the file's and its origin's.
 const AROUND_FRAME_BYTES: u64 = 1024;
 
+/// For how many bytes at once the spool is asked whether it has room for them, where it has.
+const GRANT_BYTES: u64 = 1 << 20;
+
 /// In the list of open gaps, the one without room in the spool: no thread has this number.
 const SPOOL: usize = usize::MAX;
 
@@ -158,6 +161,8 @@ pub struct Recorder<S, C> {
     rotation: Rotation,
     /// Length of the windows that begin now, nanoseconds.
     length_ns: u64,
+    /// What may have to be written with a frame: [`AROUND_FRAME_BYTES`] and the filter, which a file's header names.
+    around_frame: u64,
     spool: S,
     clock: C,
     shared: Arc<Shared>,
@@ -173,6 +178,8 @@ pub struct Recorder<S, C> {
     now: Now,
     steps: u64,
     newest_ns: u64,
+    /// For so many bytes more the spool was seen to have room; known anew in each round.
+    granted: u64,
     metered: (LossCounters, [u64; 3]),
     drops_told: u64,
     written: Written,
@@ -190,6 +197,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             metered: (meter(), [0; 3]),
             rotation: Rotation::new(settings.rotate_seconds),
             length_ns: settings.rotate_seconds.saturating_mul(SECOND_NS),
+            around_frame: AROUND_FRAME_BYTES + settings.filter.as_ref().map_or(0, |filter| filter.len() as u64),
             settings,
             spool,
             clock,
@@ -203,6 +211,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
             now,
             steps: 0,
             newest_ns: 0,
+            granted: 0,
             drops_told: 0,
             written: Written::default(),
             gaps_open: HashMap::new(),
@@ -389,11 +398,26 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     }
 
     /// Whether the spool takes a frame beyond all that is on its way there.
+    #[inline]
     fn room(&mut self, bytes: u64) -> Room {
+        let bytes = bytes + self.around_frame;
+        match self.granted.checked_sub(bytes) {
+            Some(left) => {
+                self.granted = left;
+                Room::Yes
+            }
+            None => self.ask_for_room(bytes),
+        }
+    }
+
+    /// Asks the spool, and what it has to spare beyond these bytes is for the frames that follow.
+    #[inline(never)]
+    fn ask_for_room(&mut self, bytes: u64) -> Room {
         let slots = [&self.previous, &self.current].into_iter().flatten().filter_map(|slot| slot.segment.as_ref());
         let owed: u64 = slots.chain(&self.quarantine).map(|open| open.segment.owed_bytes()).sum();
-        let around = AROUND_FRAME_BYTES + self.settings.filter.as_ref().map_or(0, |filter| filter.len() as u64);
-        self.spool.room(owed + bytes + around)
+        let room = self.spool.room(owed + bytes);
+        self.granted = if room == Room::Yes { self.spool.spare().saturating_sub(owed + bytes).min(GRANT_BYTES) } else { 0 };
+        room
     }
 
     /// As [`Self::room`], but a replayed file waits for room: nothing is lost meanwhile.
@@ -437,10 +461,15 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
     }
 
     /// It takes frames again.
+    #[inline]
     fn resume(&mut self, time_ns: u64) {
-        if self.gaps_open.is_empty() {
-            return;
+        if !self.gaps_open.is_empty() {
+            self.end_gap(time_ns);
         }
+    }
+
+    #[cold]
+    fn end_gap(&mut self, time_ns: u64) {
         if let Some(gap) = self.gaps_open.remove(&SPOOL) {
             tracing::warn!("the spool has room: recording goes on");
             let gap = GapFacts { from: Stamp(gap.from_ns), to: Stamp(time_ns.max(gap.from_ns)), cause: gap.cause };
@@ -640,6 +669,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
 
     /// What the clock asks for: windows that end, chunks and drafts that are due.
     fn tick(&mut self) {
+        self.granted = 0;
         self.look_at_rotation();
         if !self.settings.replay {
             self.advance(self.window_at(self.now.wall_ns));

@@ -67,10 +67,10 @@ impl Segment {
         };
         segment.buffer_bytes = segment.room_to_boundary(spool);
         match facts.format {
-            Format::Pcap => segment.put(&[&pcap::file_header(facts.precision, snaplen)], spool),
+            Format::Pcap => segment.put(&pcap::file_header(facts.precision, snaplen), &[], spool),
             Format::Pcapng => {
                 let application = concat!("tapfleet ", env!("CARGO_PKG_VERSION"));
-                segment.put(&[&pcapng::section(application, comment)], spool);
+                segment.put(&[], &[&pcapng::section(application, comment)], spool);
             }
         }
         segment
@@ -101,7 +101,7 @@ impl Segment {
             return 0;
         }
         let block = pcapng::interface(name, description, self.filter.as_deref(), self.snaplen);
-        self.put_whole(&[&block], spool);
+        self.put_whole(&block, spool);
         self.interfaces += 1;
         self.interfaces - 1
     }
@@ -120,7 +120,7 @@ impl Segment {
         match self.format {
             Format::Pcap => {
                 let header = pcap::record_header(self.precision, entry.time_ns, len, orig_len);
-                self.put_record(entry.time_ns, &[&header, made_up, entry.bytes], spool);
+                self.put_record(entry.time_ns, &header, &[made_up, entry.bytes], spool);
             }
             Format::Pcapng => {
                 let packet = Packet {
@@ -133,7 +133,7 @@ impl Segment {
                     comment: entry.comment,
                 };
                 let (header, tail) = pcapng::packet(&packet);
-                self.put_record(entry.time_ns, &[&header, made_up, entry.bytes, tail.as_slice()], spool);
+                self.put_record(entry.time_ns, &header, &[made_up, entry.bytes, tail.as_slice()], spool);
             }
         }
         if self.filled_ns.is_none() {
@@ -146,7 +146,7 @@ impl Segment {
     pub fn finish(mut self, of: impl Iterator<Item = (u32, Statistics)>, spool: &mut impl Spool) {
         if self.format == Format::Pcapng {
             for (interface, statistics) in of {
-                self.put_whole(&[&pcapng::statistics(interface, &statistics)], spool);
+                self.put_whole(&pcapng::statistics(interface, &statistics), spool);
             }
         }
         spool.append(self.number, Chunk { bytes: self.buffer, first_record: self.first_record });
@@ -160,55 +160,62 @@ impl Segment {
     }
 
     #[inline]
-    fn put_record<const N: usize>(&mut self, time_ns: u64, parts: &[&[u8]; N], spool: &mut impl Spool) {
-        self.make_room(parts, spool);
+    fn put_record<const H: usize, const N: usize>(&mut self, time_ns: u64, header: &[u8; H], parts: &[&[u8]; N], spool: &mut impl Spool) {
+        self.make_room(H + parts.iter().map(|part| part.len()).sum::<usize>(), spool);
         if self.first_record.is_none() {
             self.first_record = Some((self.buffer.len() as u32, Stamp(time_ns)));
         }
-        self.put(parts, spool);
+        self.put(header, parts, spool);
     }
 
-    fn put_whole<const N: usize>(&mut self, parts: &[&[u8]; N], spool: &mut impl Spool) {
-        self.make_room(parts, spool);
-        self.put(parts, spool);
+    fn put_whole(&mut self, bytes: &[u8], spool: &mut impl Spool) {
+        self.make_room(bytes.len(), spool);
+        self.put(&[], &[bytes], spool);
     }
 
-    /// Hands over first what stands in the way of keeping `parts` in one chunk, where that is asked for.
+    /// What the chunk can still take.
+    fn room(&self) -> usize {
+        self.buffer_bytes.saturating_sub(self.buffer.len())
+    }
+
+    /// Hands over first what stands in the way of keeping so many bytes in one chunk, where that is asked for.
     #[inline]
-    fn make_room<const N: usize>(&mut self, parts: &[&[u8]; N], spool: &mut impl Spool) {
-        let total: usize = parts.iter().map(|part| part.len()).sum();
-        if self.whole_records && self.buffer.len() + total > self.buffer_bytes && !self.buffer.is_empty() {
+    fn make_room(&mut self, bytes: usize, spool: &mut impl Spool) {
+        if bytes > self.room() && self.whole_records && !self.buffer.is_empty() {
             self.hand_over(spool);
         }
     }
 
+    /// Puts a header and what follows it; the length of the one is known when this is compiled, which makes it a move or two.
     #[inline]
-    fn put<const N: usize>(&mut self, parts: &[&[u8]; N], spool: &mut impl Spool) {
-        let total: usize = parts.iter().map(|part| part.len()).sum();
-        if total <= self.buffer_bytes.saturating_sub(self.buffer.len()) {
-            parts.iter().for_each(|part| self.buffer.extend_from_slice(part));
-            self.bytes += total as u64;
-            return;
+    fn put<const H: usize, const N: usize>(&mut self, header: &[u8; H], parts: &[&[u8]; N], spool: &mut impl Spool) {
+        let total = H + parts.iter().map(|part| part.len()).sum::<usize>();
+        let place = if total <= self.room() { self.buffer.extend(total) } else { None };
+        let Some((head, mut rest)) = place.and_then(<[u8]>::split_first_chunk_mut) else {
+            self.put_over_the_end(header, spool);
+            return parts.iter().for_each(|part| self.put_over_the_end(part, spool));
+        };
+        *head = *header;
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            let Some((now, later)) = rest.split_at_mut_checked(part.len()) else { break };
+            now.copy_from_slice(part);
+            rest = later;
         }
-        self.put_over_the_end(parts, spool);
+        self.bytes += total as u64;
     }
 
-    /// As [`Self::put`], where the chunk is full before the end of `parts`.
+    /// Puts bytes that end in another chunk than they begin in, perhaps.
     #[cold]
-    fn put_over_the_end<const N: usize>(&mut self, parts: &[&[u8]; N], spool: &mut impl Spool) {
-        for mut part in parts.iter().copied() {
-            let mut room = self.buffer_bytes.saturating_sub(self.buffer.len());
-            while part.len() > room {
-                let (now, later) = part.split_at(room);
-                self.buffer.extend_from_slice(now);
-                self.bytes += now.len() as u64;
-                self.hand_over(spool);
-                part = later;
-                room = self.buffer_bytes;
-            }
-            self.buffer.extend_from_slice(part);
-            self.bytes += part.len() as u64;
+    fn put_over_the_end(&mut self, mut part: &[u8], spool: &mut impl Spool) {
+        while part.len() > self.room() {
+            let (now, later) = part.split_at(self.room());
+            self.buffer.extend_from_slice(now);
+            self.bytes += now.len() as u64;
+            self.hand_over(spool);
+            part = later;
         }
+        self.buffer.extend_from_slice(part);
+        self.bytes += part.len() as u64;
     }
 
     fn hand_over(&mut self, spool: &mut impl Spool) {

@@ -92,6 +92,12 @@ impl Budget {
         !self.refused.load(Ordering::Acquire) && bytes <= self.free()
     }
 
+    /// For how many bytes of data there is room beyond all that was handed over.
+    #[must_use]
+    pub fn spare(&self) -> u64 {
+        if self.refused.load(Ordering::Acquire) { 0 } else { self.free() }
+    }
+
     /// Whether a tenth of the room is free.
     #[must_use]
     pub fn is_relaxed(&self) -> bool {

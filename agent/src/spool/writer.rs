@@ -281,6 +281,10 @@ impl Spool for Writer {
             false => Room::No,
         }
     }
+
+    fn spare(&self) -> u64 {
+        if self.stopped { 0 } else { self.budget.spare() }
+    }
 }
 
 /// Tries again until it works or the agent gives up.

@@ -50,8 +50,11 @@ struct Kept {
     full: bool,
     /// What it does when it is full.
     stops: bool,
-    /// For how many bytes it was last asked.
+    /// For how many bytes it was last asked, and how often it was.
     asked: u64,
+    times_asked: usize,
+    /// What it has to spare.
+    spare: u64,
     /// Buffers that were taken and have not come back.
     buffers_out: usize,
 }
@@ -92,10 +95,14 @@ impl Spool for Memory {
     fn room(&mut self, bytes: u64) -> Room {
         let mut kept = self.0.lock().unwrap();
         kept.asked = bytes;
+        kept.times_asked += 1;
         if !kept.full {
             return Room::Yes;
         }
         if kept.stops { Room::Stopped } else { Room::No }
+    }
+    fn spare(&self) -> u64 {
+        self.0.lock().unwrap().spare
     }
 }
 
@@ -516,6 +523,28 @@ fn the_spool_is_asked_for_a_frame_and_all_that_is_still_on_its_way() {
         let written: usize = rig.spool.0.lock().unwrap().chunks.iter().sum();
         assert!((written - before) as u64 <= second, "{format:?}: {written} bytes came, {second} were asked for");
     }
+}
+
+#[test]
+fn what_the_spool_has_to_spare_is_for_the_frames_of_a_round_and_no_more_than_that() {
+    let mut rig = rig(settings(), 1);
+    rig.spool.0.lock().unwrap().spare = 10_000;
+    // Each counts with what may stand around it: 2,024 bytes.
+    let mut asked_after = |frames: usize| {
+        (0..frames).for_each(|_| {
+            let batch = frame(START + SECOND_NS, &[7; 1000]);
+            rig.recorder.record(&batch, &batch.items[0]);
+        });
+        rig.spool.0.lock().unwrap().times_asked
+    };
+    assert_eq!((asked_after(1), asked_after(3), asked_after(1)), (1, 1, 2));
+    rig.spool.0.lock().unwrap().full = true;
+    rig.round(None);
+    rig.round(Some(frame(START + SECOND_NS, b"full")));
+    assert_eq!((rig.recorder.written.frames, rig.recorder.granted), (0, 0));
+    rig.recorder.close_all(false);
+    let kept = rig.spool.0.lock().unwrap();
+    assert_eq!((kept.closed[0].0.frames, kept.closed[0].0.drops["spool_full"]), (5, 1));
 }
 
 #[test]
