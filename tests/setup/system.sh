@@ -14,6 +14,7 @@ iproute2        | command -v ip
 e2fsprogs       | command -v mkfs.ext4
 iputils-ping    | command -v ping
 curl            | command -v curl
+strace          | command -v strace
 tcpdump         | command -v tcpdump
 tshark          | command -v tshark && command -v capinfos && command -v editcap
 zstd            | command -v zstd

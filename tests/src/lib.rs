@@ -22,4 +22,5 @@ pub mod questions;
 pub mod segments;
 pub mod storm;
 pub mod terraform;
+pub mod tls;
 pub mod traffic;

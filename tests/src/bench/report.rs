@@ -54,8 +54,8 @@ pub struct Verdict {
     pub target: String,
     /// What was seen.
     pub seen: String,
-    /// Whether that is enough.
-    pub reached: bool,
+    /// Whether that is enough; nothing where this machine cannot tell.
+    pub reached: Option<bool>,
 }
 
 impl Verdict {
@@ -64,13 +64,33 @@ impl Verdict {
     pub fn at_most(what: impl Into<String>, seen: f64, most: f64, unit: &str) -> Self {
         // A third has no end.
         let said = (100.0 * most).round() / 100.0;
-        Self { target: format!("{}: at most {said}{unit}", what.into()), seen: format!("{seen:.2}{unit}"), reached: seen <= most }
+        Self { target: format!("{}: at most {said}{unit}", what.into()), seen: format!("{seen:.2}{unit}"), reached: Some(seen <= most) }
     }
 
     /// Whether `seen` is at least `least`.
     #[must_use]
     pub fn at_least(what: impl Into<String>, seen: f64, least: f64, unit: &str) -> Self {
-        Self { target: format!("{}: at least {least}{unit}", what.into()), seen: format!("{seen:.2}{unit}"), reached: seen >= least }
+        Self { target: format!("{}: at least {least}{unit}", what.into()), seen: format!("{seen:.2}{unit}"), reached: Some(seen >= least) }
+    }
+
+    /// Whether `seen` is more than `bound`.
+    #[must_use]
+    pub fn above(what: impl Into<String>, seen: f64, bound: f64, unit: &str) -> Self {
+        Self { target: format!("{}: more than {bound}{unit}", what.into()), seen: format!("{seen:.2}{unit}"), reached: Some(seen > bound) }
+    }
+
+    /// What this machine cannot show, and why.
+    #[must_use]
+    pub fn not_told(what: impl Into<String>, why: &str) -> Self {
+        Self { target: what.into(), seen: why.into(), reached: None }
+    }
+
+    fn word(&self) -> &'static str {
+        match self.reached {
+            Some(true) => "reached",
+            Some(false) => "missed",
+            None => "not told",
+        }
     }
 
     /// Whether the main figure of `ours` in a group is at most so many times that of `theirs`.
@@ -130,7 +150,7 @@ impl Contest {
             text.push('\n');
         }
         for verdict in &self.verdicts {
-            let _ = writeln!(text, "{} {}: {}", if verdict.reached { "reached" } else { "MISSED " }, verdict.target, verdict.seen);
+            let _ = writeln!(text, "{:<8} {}: {}", verdict.word(), verdict.target, verdict.seen);
         }
         text
     }
@@ -147,8 +167,8 @@ impl Contest {
             text += "\n| target | seen | |\n|---|---|---|\n";
         }
         for verdict in &self.verdicts {
-            let _ =
-                writeln!(text, "| {} | {} | {} |", verdict.target, verdict.seen, if verdict.reached { "reached" } else { "**missed**" });
+            let mark = if verdict.reached == Some(false) { "**" } else { "" };
+            let _ = writeln!(text, "| {} | {} | {mark}{}{mark} |", verdict.target, verdict.seen, verdict.word());
         }
         let _ = writeln!(text, "\n![{}]({}.svg)\n", self.title, self.name);
         text
@@ -196,8 +216,14 @@ mod tests {
 
     #[test]
     fn a_target_is_reached_at_its_bound_and_missed_beyond_it_or_without_a_figure() {
-        assert_eq!(contest().verdicts.first().map(|verdict| (verdict.reached, verdict.seen.as_str())), Some((true, "0.40x")));
-        assert!(Verdict::at_most("", 0.5, 0.5, "").reached && !Verdict::at_most("", 0.51, 0.5, "").reached);
-        assert!(!Verdict::at_most("", f64::NAN, 0.5, "").reached && !Verdict::at_least("", f64::NAN, 0.5, "").reached);
+        assert_eq!(contest().verdicts.first().map(|verdict| (verdict.reached, verdict.seen.as_str())), Some((Some(true), "0.40x")));
+        let reached = |verdict: Verdict| verdict.reached == Some(true);
+        assert!(reached(Verdict::at_most("", 0.5, 0.5, "")) && !reached(Verdict::at_most("", 0.51, 0.5, "")));
+        assert!(reached(Verdict::above("", 0.51, 0.5, "")) && !reached(Verdict::above("", 0.5, 0.5, "")));
+        for missing in
+            [Verdict::at_most("", f64::NAN, 0.5, ""), Verdict::at_least("", f64::NAN, 0.5, ""), Verdict::above("", f64::NAN, 0.5, "")]
+        {
+            assert_eq!(missing.reached, Some(false));
+        }
     }
 }

@@ -76,17 +76,19 @@ pub fn perform(name: &str, mix: &str, rounds: usize) -> bool {
     true
 }
 
-fn settings() -> Settings {
+/// Settings of a capture thread on the interface of that name, if it has one.
+#[must_use]
+pub fn capture_settings(interface: &str) -> Settings {
     Settings {
         engine: EngineKind::Ring,
-        interface: String::new(),
+        interface: interface.into(),
         files: Vec::new(),
         rules: RULES,
         filter: None,
         snaplen: 262_144,
         threads: 1,
         fanout: Fanout::Hash,
-        ring_bytes: 0,
+        ring_bytes: 64 << 20,
         outer_sources: Vec::new(),
         mirror_sources: Vec::new(),
     }
@@ -111,14 +113,20 @@ fn feed(frames: &[Vec<u8>], rounds: usize) {
     }
 }
 
-/// Lets the recorder take the frames, `rounds` times.
-fn record(frames: &[Vec<u8>], rounds: usize) {
+/// What a capture thread that is alone and its recorder share.
+#[must_use]
+pub fn shared() -> Arc<Shared> {
     let counters = Arc::new(Counters::new(1));
-    let shared = Arc::new(Shared { stop: AtomicBool::new(false), complete_until_ns: vec![AtomicU64::new(0)], counters });
-    let settings_of_record = record::Settings {
+    Arc::new(Shared { stop: AtomicBool::new(false), complete_until_ns: vec![AtomicU64::new(0)], counters })
+}
+
+/// A recorder into a spool that forgets.
+#[must_use]
+pub fn recorder<C: Clock>(shared: Arc<Shared>, format: Format, clock: C) -> Recorder<Nowhere<HUGE_PAGE_BYTES>, C> {
+    let settings = record::Settings {
         rotate_seconds: 86_400,
         max_bytes: u64::MAX,
-        format: Format::Pcap,
+        format,
         precision: Precision::Micro,
         compression: Compression::None,
         schedule: None,
@@ -132,18 +140,16 @@ fn record(frames: &[Vec<u8>], rounds: usize) {
         replay: false,
     };
     let names = Names::new("", "i-0123456789abcdef0");
-    let recorder = Recorder::new(
-        settings_of_record,
-        Nowhere::<HUGE_PAGE_BYTES>::default(),
-        StdClock(Instant::now()),
-        shared,
-        Box::new(LossCounters::default),
-        names,
-    );
+    Recorder::new(settings, Nowhere::default(), clock, shared, Box::new(LossCounters::default), names)
+}
+
+/// Lets the recorder take the frames, `rounds` times.
+fn record(frames: &[Vec<u8>], rounds: usize) {
+    let recorder = recorder(shared(), Format::Pcap, StdClock(Instant::now()));
     let (events, to_record) = sync_channel(4);
     let (back, spent) = sync_channel(4);
     let recording = thread::spawn(move || recorder.run(&to_record, &[back]));
-    let mut judge = Judge::new(&settings(), None);
+    let mut judge = Judge::new(&capture_settings(""), None);
     let now = StdClock(Instant::now()).now().wall_ns;
     // The same bytes again and again: what is counted is the work on them, not their making.
     let mut ready: Vec<Batch> = Vec::new();
@@ -179,8 +185,8 @@ impl Clock for StdClock {
 }
 
 /// A spool that forgets, with buffers of so many bytes.
-#[derive(Default)]
-struct Nowhere<const BYTES: usize>(Vec<Buffer>);
+#[derive(Default, Debug)]
+pub struct Nowhere<const BYTES: usize>(Vec<Buffer>);
 
 impl<const BYTES: usize> Spool for Nowhere<BYTES> {
     const CHUNK_BYTES: usize = BYTES;
@@ -197,6 +203,10 @@ impl<const BYTES: usize> Spool for Nowhere<BYTES> {
 
     fn room(&mut self, _: u64) -> Room {
         Room::Yes
+    }
+
+    fn spare(&self) -> u64 {
+        u64::MAX
     }
 
     fn open(&mut self, _: SegmentNumber, _: Facts) {}
@@ -309,7 +319,7 @@ fn copy(frames: &[Vec<u8>], rounds: usize) {
 
 /// What `tapfleet decap` does between reading and writing.
 fn strip(frames: &[Vec<u8>], rounds: usize) {
-    let mut judge = Judge::new(&settings(), None);
+    let mut judge = Judge::new(&capture_settings(""), None);
     let facts = Facts::begin(Kind::Capture, String::new(), String::new(), String::new(), WindowFacts { start: Stamp(0), seconds: 0 });
     let mut output = Nowhere::<WRITE_BYTES>::default();
     let mut segment = Segment::begin(SegmentNumber(0), &facts, 262_144, "", &mut output, 0);

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -78,6 +78,12 @@ impl FaultyS3 {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Its port on loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The bucket itself, to look at and to tamper with.
     pub fn objects(&self) -> MutexGuard<'_, Objects> {
         held(&self.state.objects)
@@ -97,6 +103,12 @@ impl FaultyS3 {
     #[must_use]
     pub fn calls(&self, op: Op) -> u32 {
         held(&self.state.script).calls(op)
+    }
+
+    /// How many calls were made.
+    #[must_use]
+    pub fn all_calls(&self) -> u32 {
+        held(&self.state.script).all_calls()
     }
 
     /// How many calls went wrong.
@@ -260,6 +272,7 @@ fn distort(answer: &mut Response<Body>, fault: Fault) {
         Fault::WrongChecksum => drop(headers.insert(CHECKSUM, HeaderValue::from_static("AAAAAAAAAAA="))),
         Fault::NoChecksum => drop(headers.remove(CHECKSUM)),
         Fault::NoMetadata => drop(headers.remove("x-amz-meta-capture-id")),
+        Fault::EndConnection => drop(headers.insert(CONNECTION, HeaderValue::from_static("close"))),
         _ => {}
     }
 }

@@ -103,6 +103,8 @@ pub enum Fault {
     NoChecksum,
     /// The answer tells no metadata.
     NoMetadata,
+    /// It is done and answered well, and the connection ends with the answer.
+    EndConnection,
 }
 
 /// On a request: its body shall arrive changed.
@@ -131,6 +133,12 @@ impl Script {
         let fault = self.faults.iter().find(|(on, when, _)| *on == op && when.contains(calls)).map(|(_, _, fault)| *fault);
         self.hit += u32::from(fault.is_some());
         fault
+    }
+
+    /// How many calls were made.
+    #[must_use]
+    pub fn all_calls(&self) -> u32 {
+        self.calls.values().sum()
     }
 
     /// How often a call was made.
