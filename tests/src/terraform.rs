@@ -16,6 +16,11 @@ use crate::localstack::in_netns;
 /// How long one command may take: an apply waits about 90 s for the provider, however little it does.
 const COMMAND_SECONDS: &str = "600";
 
+/// What the provider says when a connection to the emulator ended under it (seen once in thousands of calls), and how often a command is
+/// then tried.
+const LOST_CONNECTION: &str = "use of closed network connection";
+const TRIES: u32 = 3;
+
 /// Variables by name.
 pub type Variables = BTreeMap<String, Value>;
 
@@ -165,12 +170,21 @@ impl Example {
         self.folder.path().join("examples").join(&self.name)
     }
 
+    /// Runs the engine; again when the provider lost a connection to the emulator, which it takes for final where it assumes a role.
     fn run(&self, arguments: &[&str]) -> Output {
         let root = self.root();
         fs::write(root.join("terraform.tfvars.json"), serde_json::to_vec_pretty(&self.variables).unwrap()).unwrap();
-        let mut command = command(self.netns.as_deref(), &root, arguments);
-        // A home of its own: what a person's has is out of it.
-        command.arg("-no-color").env("HOME", self.folder.path());
-        command.env("EMULATOR_URL", &self.endpoint).env("EMULATOR_ACCOUNT", &self.account).output().unwrap()
+        let mut tries = 0;
+        loop {
+            let mut command = command(self.netns.as_deref(), &root, arguments);
+            // A home of its own: what a person's has is out of it.
+            command.arg("-no-color").env("HOME", self.folder.path());
+            let output = command.env("EMULATOR_URL", &self.endpoint).env("EMULATOR_ACCOUNT", &self.account).output().unwrap();
+            tries += 1;
+            if output.status.success() || tries == TRIES || !said(&output).contains(LOST_CONNECTION) {
+                return output;
+            }
+            println!("{}: {}: {LOST_CONNECTION}; once more", self.name, arguments.join(" "));
+        }
     }
 }

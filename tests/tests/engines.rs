@@ -694,6 +694,8 @@ struct Running {
     events: Receiver<Event>,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// Batches go back to their threads.
+    back: Vec<mpsc::Sender<Batch>>,
     frames: usize,
     gaps: Vec<String>,
 }
@@ -709,20 +711,21 @@ impl Running {
         let (sender, events) = mpsc::sync_channel(64);
         let group = Group::new(&settings).unwrap();
         let engines = pair.tap.run(|| (0..threads).map(|_| open(kind, &settings, &group).unwrap()).collect::<Vec<_>>());
+        let (back, spent): (Vec<_>, Vec<_>) = (0..threads).map(|_| mpsc::channel()).unzip();
         let workers = engines
             .into_iter()
+            .zip(spent)
             .enumerate()
-            .map(|(thread, engine)| {
+            .map(|(thread, (engine, spent))| {
                 let (settings, group, shared, sender) = (settings.clone(), Arc::clone(&group), Arc::clone(&shared), sender.clone());
                 pair.tap.spawn(move || {
                     let judge = Judge::new(&settings, None);
-                    let (_keep, spent) = mpsc::channel();
                     let opener = Box::new(move || open(kind, &settings, &group));
                     Worker::new(thread, opener, judge, shared, SystemClock, sender, spent).run(engine);
                 })
             })
             .collect();
-        Self { events, shared, workers, frames: 0, gaps: Vec::new() }
+        Self { events, shared, workers, back, frames: 0, gaps: Vec::new() }
     }
 
     /// Takes events until `enough` or for `wait` at most.
@@ -730,7 +733,10 @@ impl Running {
         let deadline = Instant::now() + wait;
         while !enough(self) {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Batch(batch)) => self.frames += batch.items.len(),
+                Ok(Event::Batch(batch)) => {
+                    self.frames += batch.items.len();
+                    let _ = self.back[batch.thread].send(batch);
+                }
                 Ok(Event::Gone { .. }) => {}
                 Ok(Event::Gap { gap, .. }) => {
                     assert!(gap.from_ns <= gap.to_ns);

@@ -3,10 +3,11 @@
 //! In: mirrored frames on a wire, the real capture thread and the real recorder, a spool that forgets. Out: allocations by thread, system
 //! calls as strace counts them.
 //! Needs: root.
+//! Threads: 1
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, sync_channel};
@@ -31,8 +32,8 @@ const MANY: u64 = 450_000;
 /// Of a pace that a busy machine can follow; blocks are then closed by the kernel's timer, with some two thousand frames each.
 const FRAMES_PER_S: f64 = 100_000.0;
 
-/// What is done by block, second or chunk is less than once for so many frames.
-const FRAMES_FOR_ONE: u64 = 100;
+/// What is done by block, second or chunk is less than once for so many frames, also where a busy machine makes blocks small.
+const FRAMES_FOR_ONE: u64 = 20;
 
 /// A capture thread and a recorder.
 struct Pipeline {
@@ -40,7 +41,23 @@ struct Pipeline {
     frames: Vec<Vec<u8>>,
     shared: Arc<Shared>,
     tids: [Pid; 2],
-    threads: [JoinHandle<AllocationInfo>; 2],
+    threads: Vec<JoinHandle<AllocationInfo>>,
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+    }
+}
+
+/// strace; it lets go of what it looks at when it ends.
+struct Strace(Child);
+
+impl Drop for Strace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Pipeline {
@@ -67,22 +84,19 @@ impl Pipeline {
             measure(|| assert!(recorder.run(&to_record, &[back]).is_empty()))
         });
         let tids = [first, tids.recv().unwrap()];
-        Self { pair, frames: Mix::Imix.frames(ORIGINS), shared, tids, threads: [capturing, recording] }
-    }
-
-    fn written(&self) -> u64 {
-        self.shared.counters.frames_written.get()
+        Self { pair, frames: Mix::Imix.frames(ORIGINS), shared, tids, threads: vec![capturing, recording] }
     }
 
     /// Sends frames, and waits until those that were not lost are written. Gives how many they are: nearly all.
     fn send(&self, frames: u64) -> u64 {
-        let before = self.written();
+        let counters = &self.shared.counters;
+        let before = (counters.frames_written.get(), counters.kernel_drops.get());
         let _ = send(&self.pair, &self.frames, frames, Some(FRAMES_PER_S));
         let deadline = Instant::now() + Duration::from_secs(20);
         let written = loop {
             thread::sleep(Duration::from_millis(400));
-            let written = self.written() - before;
-            if written + self.shared.counters.kernel_drops.get() >= frames {
+            let written = counters.frames_written.get() - before.0;
+            if written + counters.kernel_drops.get() - before.1 >= frames {
                 break written;
             }
             assert!(Instant::now() < deadline, "{written} of {frames} frames are written");
@@ -92,9 +106,9 @@ impl Pipeline {
     }
 
     /// Allocations of capture thread and recorder.
-    fn end(self) -> [u64; 2] {
+    fn end(mut self) -> Vec<u64> {
         self.shared.stop.store(true, Ordering::Release);
-        self.threads.map(|thread| thread.join().unwrap().count_total)
+        self.threads.drain(..).map(|thread| thread.join().unwrap().count_total).collect()
     }
 }
 
@@ -127,15 +141,15 @@ fn a_packet_costs_no_system_call() {
     for tid in pipeline.tids {
         strace.arg("-p").arg(tid.as_raw_nonzero().to_string());
     }
-    let mut strace = strace.stderr(Stdio::piped()).spawn().unwrap_or_else(|cause| panic!("cannot run strace: {cause}"));
-    let mut said = BufReader::new(strace.stderr.take().unwrap()).lines();
+    let mut strace = Strace(strace.stderr(Stdio::piped()).spawn().unwrap_or_else(|cause| panic!("cannot run strace: {cause}")));
+    let mut said = BufReader::new(strace.0.stderr.take().unwrap()).lines();
     for _ in pipeline.tids {
         let line = said.next().unwrap().unwrap();
         assert!(line.ends_with("attached"), "{line}");
     }
     let written = pipeline.send(MANY);
-    kill_process(Pid::from_child(&strace), Signal::INT).unwrap();
-    strace.wait().unwrap();
+    kill_process(Pid::from_child(&strace.0), Signal::INT).unwrap();
+    strace.0.wait().unwrap();
     let table = std::fs::read_to_string(&table).unwrap();
     pipeline.end();
     // " 93.10    0.012345           5      2345        12 futex": of each call, and of all.

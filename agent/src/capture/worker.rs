@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,11 +19,17 @@ use crate::host::clock::{Clock, SECOND_NS};
 use crate::observe::counters::{Counters, Pulse};
 use crate::wire::{self, Drop, Inner, Outcome};
 
-/// How long an engine waits for frames before the loop looks at its orders, and tells the other threads how far it is complete.
+/// How long an engine waits for frames before the loop looks at its orders, and says how far it is complete: the recorder holds the other
+/// threads' frames back until then.
 const TAKE_WAIT: Duration = Duration::from_millis(50);
 
 /// The same where there are no others to tell.
 const TAKE_WAIT_ALONE: Duration = Duration::from_millis(100);
+
+/// How many batches a thread that is alone is ahead of the recorder: one that it takes, one that waits. With more, the first has left the
+/// processor's cache when its bytes are copied, and a ring keeps frames as well as a queue does. Several threads wait for each other in the
+/// recorder, and go on meanwhile.
+const AHEAD_MAX: usize = 2;
 
 /// How often a lost interface is asked for.
 const REOPEN_EVERY: Duration = Duration::from_millis(100);
@@ -56,8 +62,10 @@ pub struct Worker<C> {
     spent: Receiver<Batch>,
     counted: Losses,
     losses_read_ns: u64,
-    /// The batch of a round that brought no frames.
-    spare: Option<Batch>,
+    /// Batches to fill.
+    spares: Vec<Batch>,
+    /// Batches that were sent and have not come back.
+    ahead: usize,
     tee: Option<Branch>,
 }
 
@@ -73,7 +81,8 @@ impl<C: Clock> Worker<C> {
         events: SyncSender<Event>,
         spent: Receiver<Batch>,
     ) -> Self {
-        Self { thread, open, judge, shared, clock, events, spent, counted: Losses::default(), losses_read_ns: 0, spare: None, tee: None }
+        let (counted, losses_read_ns, spares, ahead, tee) = (Losses::default(), 0, Vec::new(), 0, None);
+        Self { thread, open, judge, shared, clock, events, spent, counted, losses_read_ns, spares, ahead, tee }
     }
 
     /// Has the mirrored frames sent out of another interface, too.
@@ -93,11 +102,24 @@ impl<C: Clock> Worker<C> {
 
     fn capture(&mut self, mut engine: Box<dyn Engine>) -> Result<(), Error> {
         let mut told = false;
-        let wait = if self.shared.complete_until_ns.len() > 1 { TAKE_WAIT } else { TAKE_WAIT_ALONE };
+        let alone = self.shared.complete_until_ns.len() == 1;
+        let wait = if alone { TAKE_WAIT_ALONE } else { TAKE_WAIT };
         loop {
             if self.stopping() && !told {
                 engine.hand_over()?;
                 told = true;
+            }
+            if alone && self.ahead >= AHEAD_MAX {
+                match self.spent.recv_timeout(wait) {
+                    Ok(batch) => self.take_back(batch),
+                    Err(RecvTimeoutError::Timeout) => {
+                        // The recorder waits for the disk; the engine is well.
+                        self.beat(true);
+                        self.count_losses(engine.as_mut(), false)?;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
             }
             let Some(mut batch) = self.fresh_batch() else { return Ok(()) };
             let taken = engine.take(&mut batch.bytes, wait);
@@ -112,6 +134,7 @@ impl<C: Clock> Worker<C> {
                     if self.events.send(Event::Batch(batch)).is_err() {
                         return Ok(());
                     }
+                    self.ahead += 1;
                     continue;
                 }
                 Ok(Taken::Quiet { complete_until_ns }) => {
@@ -134,7 +157,7 @@ impl<C: Clock> Worker<C> {
                 }
                 Err(other) => return Err(other),
             }
-            self.spare = Some(batch);
+            self.spares.push(batch);
         }
     }
 
@@ -173,19 +196,22 @@ impl<C: Clock> Worker<C> {
         self.shared.stop.load(Ordering::Acquire)
     }
 
-    /// A batch to fill: one that came back, else the spare one, else a new one. `None` when the recorder is gone.
+    /// A batch to fill: one that came back or was not needed, else a new one. `None` when the recorder is gone.
     fn fresh_batch(&mut self) -> Option<Batch> {
-        if let Some(batch) = self.spare.take() {
-            return Some(batch);
-        }
-        match self.spent.try_recv() {
-            Ok(mut batch) => {
-                batch.clear();
-                Some(batch)
+        loop {
+            match self.spent.try_recv() {
+                Ok(batch) => self.take_back(batch),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return None,
             }
-            Err(TryRecvError::Empty) => Some(Batch { thread: self.thread, ..Batch::default() }),
-            Err(TryRecvError::Disconnected) => None,
         }
+        Some(self.spares.pop().unwrap_or_else(|| Batch { thread: self.thread, ..Batch::default() }))
+    }
+
+    fn take_back(&mut self, mut batch: Batch) {
+        batch.clear();
+        self.spares.push(batch);
+        self.ahead = self.ahead.saturating_sub(1);
     }
 
     fn pulse(&self) -> Option<&Pulse> {

@@ -44,7 +44,7 @@ const DRAFT_EVERY_NS: u64 = SECOND_NS;
 /// More than a frame brings with it: its record's header and, if it is the first one, the file's and its origin's.
 const AROUND_FRAME_BYTES: u64 = 1024;
 
-/// For how many bytes at once the spool is asked whether it has room for them, where it has.
+/// Of what the spool has to spare beyond a frame it was asked about, so much is for frames after it about which it is then not asked.
 const GRANT_BYTES: u64 = 1 << 20;
 
 /// In the list of open gaps, the one without room in the spool: no thread has this number.
@@ -178,7 +178,7 @@ pub struct Recorder<S, C> {
     now: Now,
     steps: u64,
     newest_ns: u64,
-    /// For so many bytes more the spool was seen to have room; known anew in each round.
+    /// For so many bytes more the spool was seen to have room, in this round.
     granted: u64,
     metered: (LossCounters, [u64; 3]),
     drops_told: u64,
@@ -669,7 +669,6 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
 
     /// What the clock asks for: windows that end, chunks and drafts that are due.
     fn tick(&mut self) {
-        self.granted = 0;
         self.look_at_rotation();
         if !self.settings.replay {
             self.advance(self.window_at(self.now.wall_ns));
@@ -702,6 +701,7 @@ impl<S: Spool, C: Clock> Recorder<S, C> {
                 self.spool.draft(open.segment.number(), open.facts.clone());
             }
         }
+        self.granted = 0;
     }
 
     fn close_previous(&mut self) {

@@ -67,10 +67,10 @@ impl Segment {
         };
         segment.buffer_bytes = segment.room_to_boundary(spool);
         match facts.format {
-            Format::Pcap => segment.put(&pcap::file_header(facts.precision, snaplen), &[], spool),
+            Format::Pcap => segment.put_whole(&pcap::file_header(facts.precision, snaplen), spool),
             Format::Pcapng => {
                 let application = concat!("tapfleet ", env!("CARGO_PKG_VERSION"));
-                segment.put(&[], &[&pcapng::section(application, comment)], spool);
+                segment.put_whole(&pcapng::section(application, comment), spool);
             }
         }
         segment
@@ -161,16 +161,17 @@ impl Segment {
 
     #[inline]
     fn put_record<const H: usize, const N: usize>(&mut self, time_ns: u64, header: &[u8; H], parts: &[&[u8]; N], spool: &mut impl Spool) {
-        self.make_room(H + parts.iter().map(|part| part.len()).sum::<usize>(), spool);
+        let total = H + parts.iter().map(|part| part.len()).sum::<usize>();
+        self.make_room(total, spool);
         if self.first_record.is_none() {
             self.first_record = Some((self.buffer.len() as u32, Stamp(time_ns)));
         }
-        self.put(header, parts, spool);
+        self.put(header, parts, total, spool);
     }
 
     fn put_whole(&mut self, bytes: &[u8], spool: &mut impl Spool) {
         self.make_room(bytes.len(), spool);
-        self.put(&[], &[bytes], spool);
+        self.put(&[], &[bytes], bytes.len(), spool);
     }
 
     /// What the chunk can still take.
@@ -186,10 +187,9 @@ impl Segment {
         }
     }
 
-    /// Puts a header and what follows it; the length of the one is known when this is compiled, which makes it a move or two.
+    /// Puts a header and what follows it, `total` bytes; the header's length is known when this is compiled, which makes it a move or two.
     #[inline]
-    fn put<const H: usize, const N: usize>(&mut self, header: &[u8; H], parts: &[&[u8]; N], spool: &mut impl Spool) {
-        let total = H + parts.iter().map(|part| part.len()).sum::<usize>();
+    fn put<const H: usize, const N: usize>(&mut self, header: &[u8; H], parts: &[&[u8]; N], total: usize, spool: &mut impl Spool) {
         let place = if total <= self.room() { self.buffer.extend(total) } else { None };
         let Some((head, mut rest)) = place.and_then(<[u8]>::split_first_chunk_mut) else {
             self.put_over_the_end(header, spool);

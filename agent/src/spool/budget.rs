@@ -92,7 +92,7 @@ impl Budget {
         !self.refused.load(Ordering::Acquire) && bytes <= self.free()
     }
 
-    /// For how many bytes of data there is room beyond all that was handed over.
+    /// For how many bytes of data there is room beyond all that was handed over: as many as are admitted.
     #[must_use]
     pub fn spare(&self) -> u64 {
         if self.refused.load(Ordering::Acquire) { 0 } else { self.free() }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tapfleet_tests::bench::{Bench, Contest, bucket, capture, decap, growth, host, load, plot, rotation, tell, work};
 
-/// Beyond this no further turn begins. A full run takes about half an hour on two processors.
-const MINUTES: u64 = 40;
+/// Beyond this no further turn begins. A full run takes about an hour on two processors, most of it for the contest of load.
+const MINUTES: u64 = 90;
 
 /// Holds a contest.
 type Hold = fn(&Bench) -> Contest;

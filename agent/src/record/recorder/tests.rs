@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::record::buffer::PAGE_BYTES;
 use crate::record::{Buffer, Chunk, Compression};
 use crate::wire::{Ignored, Notes, Via};
 
@@ -545,6 +548,80 @@ fn what_the_spool_has_to_spare_is_for_the_frames_of_a_round_and_no_more_than_tha
     rig.recorder.close_all(false);
     let kept = rig.spool.0.lock().unwrap();
     assert_eq!((kept.closed[0].0.frames, kept.closed[0].0.drops["spool_full"]), (5, 1));
+}
+
+fn malformed_one() -> Drop {
+    Drop::ALL.into_iter().find(|reason| reason.is_malformed()).unwrap()
+}
+
+/// A spool that holds so many bytes at most, and lets nothing go.
+#[derive(Clone, Copy)]
+struct Narrow {
+    held: u64,
+    most: u64,
+}
+
+#[derive(Clone)]
+struct Bounded(Arc<Mutex<Narrow>>);
+
+impl Spool for Bounded {
+    const CHUNK_BYTES: usize = PAGE_BYTES;
+
+    fn buffer(&mut self) -> Buffer {
+        Buffer::with_capacity(Self::CHUNK_BYTES)
+    }
+    fn append(&mut self, _: SegmentNumber, chunk: Chunk) {
+        self.0.lock().unwrap().held += chunk.bytes.len() as u64;
+    }
+    fn room(&mut self, bytes: u64) -> Room {
+        let Narrow { held, most } = *self.0.lock().unwrap();
+        if held + bytes <= most { Room::Yes } else { Room::No }
+    }
+    fn spare(&self) -> u64 {
+        let Narrow { held, most } = *self.0.lock().unwrap();
+        most - held
+    }
+    fn open(&mut self, _: SegmentNumber, _: Facts) {}
+    fn draft(&mut self, _: SegmentNumber, _: Facts) {}
+    fn close(&mut self, _: SegmentNumber, _: Facts) {}
+    fn idle(&mut self, _: Facts) {}
+}
+
+proptest! {
+    #[test]
+    fn frames_never_take_more_than_the_spool_has(
+        frames in proptest::collection::vec((1..9000_usize, 0..40_u32, 0..40 * SECOND_NS, any::<bool>(), any::<bool>()), 1..200),
+        (most, max_bytes, pcapng) in (20_000..600_000_u64, 2_000..100_000_u64, any::<bool>()),
+    ) {
+        let clock = HandClock::default();
+        clock.set(START + SECOND_NS, 77 * SECOND_NS);
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), complete_until_ns: vec![AtomicU64::new(0)], counters: Arc::new(Counters::new(1)) });
+        let spool = Bounded(Arc::new(Mutex::new(Narrow { held: 0, most })));
+        let format = if pcapng { Format::Pcapng } else { Format::Pcap };
+        let settings = Settings { format, max_bytes, rotate_seconds: 60, ..settings() };
+        let names = Names::new("", "i-1");
+        let mut recorder = Recorder::new(settings, spool.clone(), clock.clone(), shared.clone(), Box::new(LossCounters::default), names);
+        let sent = frames.len() as u64;
+        for (bytes, number, later_ns, malformed, round_ends) in frames {
+            let what = match malformed && number % 4 == 0 {
+                true => What::Dropped(malformed_one()),
+                false => What::Inner { link: Link::Ethernet, notes: Notes::default(), direction: Direction::Inbound, origin: number },
+            };
+            let frame = Batch { new_origins: vec![(number, origin(number))], ..batch(clock.now().wall_ns, &vec![7; bytes], what) };
+            recorder.record(&frame, &frame.items[0]);
+            if round_ends {
+                clock.forward(later_ns);
+                recorder.look_at_clock();
+                recorder.tick();
+            }
+        }
+        recorder.written.tell(&shared.counters);
+        recorder.close_all(false);
+        let Narrow { held, .. } = *spool.0.lock().unwrap();
+        prop_assert!(held <= most, "{held} bytes of {most}");
+        let dropped: u64 = shared.counters.drops.iter().map(|count| count.get()).sum();
+        prop_assert_eq!(shared.counters.frames_written.get() + dropped, sent);
+    }
 }
 
 #[test]
