@@ -260,6 +260,19 @@ impl Agent {
         self.signal(Signal::CONT);
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it, and gives the moment from which on it does nothing; its process is there until [`Self::kill`].
+    #[must_use]
+    pub fn strike(&self) -> Instant {
+        self.signal(Signal::KILL);
+        Instant::now()
+    }
+
     /// Ends it as a crash does: it cannot finish anything.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);

@@ -15,6 +15,7 @@ use tapfleet::upload::checksum;
 
 use super::point::Files;
 use super::traffic::{self, Log};
+use super::waits::Waited;
 use crate::agent::BUCKET;
 use crate::captures::{Record, records};
 
@@ -25,19 +26,23 @@ pub struct Kill {
     pub name: &'static str,
     /// Whether the spool shows that it came there.
     pub hit: bool,
-    /// When the process was gone.
+    /// When it was struck, that is, did its last.
     pub at: Instant,
+    /// What it waited for while it lived.
+    pub waited: Waited,
     /// Packets sent before it.
     pub sent: u64,
     /// Packets lost by it.
     pub lost: u64,
-    /// How old the oldest of these was.
+    /// For how long the agent had held the oldest of these: since it was sent, or since there was an agent that could take it.
     pub loss: Duration,
 }
 
 /// What has happened so far.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Ledger {
+    /// For how long an agent may hold a packet that it can hand on.
+    held_max: Duration,
     /// Kills in their order.
     pub kills: Vec<Kill>,
     /// Numbers that lay in the spool at a kill.
@@ -88,6 +93,12 @@ impl Sum {
 }
 
 impl Ledger {
+    /// Nothing has happened yet. An agent may hold a packet for so long, and for as long as it has to wait.
+    #[must_use]
+    pub fn new(held_max: Duration) -> Self {
+        Self { held_max, kills: Vec::new(), spooled: BTreeSet::new(), read: BTreeMap::new(), uploads: BTreeSet::new() }
+    }
+
     /// Takes down a kill and what it left in the spool.
     ///
     /// # Panics
@@ -112,14 +123,14 @@ impl Ledger {
     ///
     /// # Panics
     /// When something in S3 is damaged, doubled, out of order or missing, or more was lost than a kill may cost.
-    pub fn settle(&mut self, (sent, log): &(u64, Log), stored: &Stored, cost_max: Duration) -> Sum {
+    pub fn settle(&mut self, (sent, log): &(u64, Log), stored: &Stored) -> Sum {
         let numbers = stored.check();
         let missing: Vec<_> = self.spooled.difference(&numbers).take(10).collect();
         assert!(missing.is_empty(), "packets that were in the spool at a kill are not in S3: {missing:?}, and perhaps more");
         let mut lost = 0;
         for number in (0..*sent).filter(|number| !numbers.contains(number)) {
             lost += 1;
-            self.lose(number, log, cost_max);
+            self.lose(number, log);
         }
         let known: Vec<_> = stored.uploads.iter().filter(|id| self.uploads.contains(*id)).collect();
         assert!(known.is_empty(), "multipart uploads that a journal knew were left behind: {known:?}");
@@ -128,15 +139,18 @@ impl Ledger {
     }
 
     /// Puts a lost packet down to the first kill after it was sent.
-    fn lose(&mut self, number: u64, log: &Log, cost_max: Duration) {
+    fn lose(&mut self, number: u64, log: &Log) {
         let time = log.time_of(number).unwrap_or_else(|| panic!("packet {number} was never sent"));
         let after = self.kills.partition_point(|kill| kill.at < time);
         let kill =
             self.kills.get_mut(after).unwrap_or_else(|| panic!("packet {number} is lost, and no agent was killed after it was sent"));
-        let age = kill.at.duration_since(time);
-        assert!(age <= cost_max, "packet {number} was sent {age:?} before the kill at '{}' and is lost", kill.name);
+        // While there was none it lay in the ring, which is kept.
+        let taken = time.max(kill.waited.capturing_since().unwrap_or(kill.at));
+        let (held, waited) = (kill.at.saturating_duration_since(taken), kill.waited.between(taken, kill.at));
+        let name = kill.name;
+        assert!(held <= self.held_max + waited, "packet {number}, lost by the kill at '{name}', was held for {held:?}, waiting {waited:?}");
         kill.lost += 1;
-        kill.loss = kill.loss.max(age);
+        kill.loss = kill.loss.max(held);
     }
 }
 

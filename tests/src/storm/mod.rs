@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod point;
 pub mod server;
 pub mod traffic;
+pub mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,6 +29,7 @@ use self::ledger::{Kill, Ledger, Stored, Sum};
 use self::point::{Aim, Change, Files, POINTS, Point, last_record, segments};
 use self::server::Server;
 use self::traffic::{Pace, Traffic};
+use self::waits::Waits;
 use crate::agent::{Agent, BUCKET, Kept, Settings};
 use crate::garage::Garage;
 use crate::localstack::LocalStack;
@@ -42,10 +44,7 @@ const COME_TO_CALL: Duration = Duration::from_secs(90);
 /// Agents that write under the same prefix. Each must find a free name for the same minute: more of them would only test that.
 const AGENTS_PER_PREFIX: usize = 12;
 
-/// A packet is in the spool at most this long after the kernel gave it: what a kill may cost, on a busy machine too.
-const COST_MAX: Duration = Duration::from_secs(1);
-
-/// What the ring, the merge and the recorder's clock may add to `spool.flush_ms` in the median.
+/// What the ring, the merge and the recorder's clock may add to `spool.flush_ms`, on a machine that lets the agent's threads run.
 const ON_THE_WAY: Duration = Duration::from_millis(100);
 
 /// The environment variable that has a storm again.
@@ -90,6 +89,7 @@ pub struct Storm<S = LocalStack> {
     pair: Pair,
     s3: S,
     gate: Gate,
+    waits: Waits,
     folder: tempfile::TempDir,
     settings: Settings,
     flush: Duration,
@@ -116,7 +116,8 @@ impl<S: Server> Storm<S> {
             .set("spool.flush_ms", u64::try_from(flush.as_millis()).unwrap_or(u64::MAX))
             .variable("AWS_ACCESS_KEY_ID", S::CREDENTIALS.0)
             .variable("AWS_SECRET_ACCESS_KEY", S::CREDENTIALS.1);
-        let mut storm = Self { traffic: None, pair, s3, gate, folder, settings, flush, agents: 0, kept: None, ledger: Ledger::default() };
+        let (waits, ledger) = (Waits::new(), Ledger::new(flush + ON_THE_WAY));
+        let mut storm = Self { traffic: None, pair, s3, gate, waits, folder, settings, flush, agents: 0, kept: None, ledger };
         fs::create_dir(storm.spool()).unwrap_or_else(|cause| panic!("no folder for the spool: {cause}"));
         storm.ask_s3(async |s3| {
             if s3.head_bucket().bucket(BUCKET).send().await.is_err() {
@@ -196,8 +197,10 @@ impl<S: Server> Storm<S> {
             let found = if found.is_empty() { vec![Files::default()] } else { found };
             found.iter().any(point.proof)
         };
-        self.end(agent, point.name, &earlier, kill);
+        let struck = agent.strike();
+        // To wait for the end of a process is not to go before that end.
         drop(first);
+        self.end(agent, struck, point.name, &earlier, kill);
     }
 
     /// Kills an agent some time within `life` after its start.
@@ -209,7 +212,8 @@ impl<S: Server> Storm<S> {
     pub fn kill_after(&mut self, life: Duration, name: &'static str) {
         let agent = self.start();
         std::thread::sleep(life);
-        self.end(agent, name, &BTreeSet::new(), |_| true);
+        let struck = agent.strike();
+        self.end(agent, struck, name, &BTreeSet::new(), |_| true);
     }
 
     /// Multipart uploads that S3 has begun so far.
@@ -223,13 +227,21 @@ impl<S: Server> Storm<S> {
         self.gate.set_away(away);
     }
 
-    fn end(&mut self, agent: Agent, name: &'static str, earlier: &BTreeSet<String>, hit: impl FnOnce(&BTreeMap<String, Files>) -> bool) {
+    /// Takes down what an agent that was struck then has left.
+    fn end(
+        &mut self,
+        agent: Agent,
+        at: Instant,
+        name: &'static str,
+        earlier: &BTreeSet<String>,
+        hit: impl FnOnce(&BTreeMap<String, Files>) -> bool,
+    ) {
+        let waited = self.waits.end();
         self.kept = Some(agent.kill_and_keep());
-        let at = Instant::now();
         self.gate.open();
         let found = segments(&self.spool(), earlier);
         let sent = self.traffic.as_ref().map_or(0, Traffic::sent);
-        let kill = Kill { name, hit: hit(&found), at, sent, lost: 0, loss: Duration::ZERO };
+        let kill = Kill { name, hit: hit(&found), at, waited, sent, lost: 0, loss: Duration::ZERO };
         self.ledger.note(kill, &self.folder.path().join("spool"), &found);
     }
 
@@ -256,7 +268,7 @@ impl<S: Server> Storm<S> {
         let left: Vec<_> = segments(&self.spool(), &BTreeSet::new()).into_keys().collect();
         assert!(left.is_empty(), "segments were left in the spool: {left:?}");
         let stored = self.ask_s3(Stored::read);
-        let sum = self.ledger.settle(&sent, &stored, COST_MAX);
+        let sum = self.ledger.settle(&sent, &stored);
         self.print(&sum);
         assert_eq!(sum.orphans, 0, "multipart uploads were left behind");
         let (median, _) = median_and_max(self.kills().iter());
@@ -302,7 +314,9 @@ impl<S: Server> Storm<S> {
         self.agents += 1;
         self.set("s3.key_prefix", prefix);
         let kept = self.kept.take().unwrap_or_default();
-        Agent::start_after(Some(self.pair.tap.name()), &self.settings, self.folder.path(), kept)
+        let agent = Agent::start_after(Some(self.pair.tap.name()), &self.settings, self.folder.path(), kept);
+        self.waits.begin(agent.pid());
+        agent
     }
 
     fn spool(&self) -> PathBuf {
@@ -336,7 +350,8 @@ impl Storm<Garage> {
             std::thread::sleep(away);
             self.s3.restart(&self.pair.tap);
         }
-        self.end(agent, name, &BTreeSet::new(), |_| true);
+        let struck = agent.strike();
+        self.end(agent, struck, name, &BTreeSet::new(), |_| true);
     }
 }
 
