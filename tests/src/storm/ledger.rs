@@ -133,7 +133,10 @@ impl Ledger {
             self.lose(number, log);
         }
         let seen = self.kills.iter().any(|kill| kill.loss > Duration::ZERO);
-        assert!(seen || lost == 0, "{lost} packets are lost, and no agent was seen that could have held them: are its threads called otherwise?");
+        assert!(
+            seen || lost == 0,
+            "{lost} packets are lost, and no agent was seen that could have held them: are its threads called otherwise?"
+        );
         let known: Vec<_> = stored.uploads.iter().filter(|id| self.uploads.contains(*id)).collect();
         assert!(known.is_empty(), "multipart uploads that a journal knew were left behind: {known:?}");
         let captures = stored.captures().count();
