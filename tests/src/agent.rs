@@ -267,8 +267,12 @@ impl Agent {
     }
 
     /// Kills it, and gives the moment from which on it does nothing; its process is there until [`Self::kill`].
+    ///
+    /// # Panics
+    /// When it has ended by itself.
     #[must_use]
-    pub fn strike(&self) -> Instant {
+    pub fn strike(&mut self) -> Instant {
+        assert_eq!(self.child.try_wait().unwrap(), None, "it ended by itself before it was killed");
         self.signal(Signal::KILL);
         Instant::now()
     }

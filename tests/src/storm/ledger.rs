@@ -36,6 +36,8 @@ pub struct Kill {
     pub lost: u64,
     /// For how long the agent had held the oldest of these: since it was sent, or since there was an agent that could take it.
     pub loss: Duration,
+    /// How much of that only its waits excuse.
+    pub excused: Duration,
 }
 
 /// What has happened so far.
@@ -143,19 +145,21 @@ impl Ledger {
         Sum { kills: self.kills.len(), sent: *sent, stored: numbers.len() as u64, lost, captures, orphans: stored.uploads.len() }
     }
 
-    /// Puts a lost packet down to the first kill after it was sent.
+    /// Puts a lost packet down to the first kill after it was sent of an agent that had captured.
     fn lose(&mut self, number: u64, log: &Log) {
         let time = log.time_of(number).unwrap_or_else(|| panic!("packet {number} was never sent"));
         let after = self.kills.partition_point(|kill| kill.at < time);
-        let kill =
-            self.kills.get_mut(after).unwrap_or_else(|| panic!("packet {number} is lost, and no agent was killed after it was sent"));
+        let mut kills = self.kills.iter_mut().skip(after).filter_map(|kill| Some((kill.waited.capturing_since()?, kill)));
+        let (since, kill) =
+            kills.next().unwrap_or_else(|| panic!("packet {number} is lost, and no agent that captured was killed after it"));
         // While there was none it lay in the ring, which is kept.
-        let taken = time.max(kill.waited.capturing_since().unwrap_or(kill.at));
+        let taken = time.max(since);
         let (held, waited) = (kill.at.saturating_duration_since(taken), kill.waited.between(taken, kill.at));
-        let name = kill.name;
-        assert!(held <= self.held_max + waited, "packet {number}, lost by the kill at '{name}', was held for {held:?}, waiting {waited:?}");
+        let (name, excused) = (kill.name, held.saturating_sub(self.held_max));
+        assert!(excused <= waited, "packet {number}, lost by the kill at '{name}', was held for {held:?}, waiting {waited:?}");
         kill.lost += 1;
         kill.loss = kill.loss.max(held);
+        kill.excused = kill.excused.max(excused);
     }
 }
 

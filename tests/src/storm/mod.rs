@@ -1,7 +1,7 @@
 //! The kill storm: a real agent under live load, killed again and again, at named points and at random.
 //! In: packets on a wire, an S3 behind a gate, a seed. Out: a table of kills, and that nothing is lost but what a kill may cost.
 //! Never: a hook in the agent: it is watched through its spool and through what it asks S3. The test is its service manager and
-//! keeps its ring (sd_notify(3) FDSTORE), so that a kill costs what the agent had in memory, and not what came while none ran.
+//! keeps its ring (sd_notify(3) FDSTORE), so that a kill costs what the agent had taken, and not what came while none ran.
 
 pub mod act;
 pub mod gate;
@@ -29,7 +29,7 @@ use self::ledger::{Kill, Ledger, Stored, Sum};
 use self::point::{Aim, Change, Files, POINTS, Point, last_record, segments};
 use self::server::Server;
 use self::traffic::{Pace, Traffic};
-use self::waits::Waits;
+use self::waits::{Waited, Waits};
 use crate::agent::{Agent, BUCKET, Kept, Settings};
 use crate::garage::Garage;
 use crate::localstack::LocalStack;
@@ -171,7 +171,7 @@ impl<S: Server> Storm<S> {
         }
         let watch = Watch::new(&self.spool());
         let first = (!matches!(point.aim, Aim::Call(..))).then(GoFirst::begin);
-        let agent = self.start();
+        let mut agent = self.start();
         let target = match point.aim {
             Aim::Call(..) => self.gate.wait_held(COME_TO_POINT),
             Aim::File(change, extension) => watch.wait(|seen, name| {
@@ -197,7 +197,7 @@ impl<S: Server> Storm<S> {
             let found = if found.is_empty() { vec![Files::default()] } else { found };
             found.iter().any(point.proof)
         };
-        let struck = agent.strike();
+        let struck = self.strike(&mut agent);
         // To wait for the end of a process is not to go before that end.
         drop(first);
         self.end(agent, struck, point.name, &earlier, kill);
@@ -210,9 +210,9 @@ impl<S: Server> Storm<S> {
 
     /// Kills an agent so long after its start.
     pub fn kill_after(&mut self, life: Duration, name: &'static str) {
-        let agent = self.start();
+        let mut agent = self.start();
         std::thread::sleep(life);
-        let struck = agent.strike();
+        let struck = self.strike(&mut agent);
         self.end(agent, struck, name, &BTreeSet::new(), |_| true);
     }
 
@@ -227,21 +227,26 @@ impl<S: Server> Storm<S> {
         self.gate.set_away(away);
     }
 
-    /// Takes down what an agent that was struck then has left.
+    fn strike(&self, agent: &mut Agent) -> Struck {
+        self.waits.look();
+        let at = agent.strike();
+        Struck { at, sent: self.traffic.as_ref().map_or(0, Traffic::sent), waited: self.waits.end() }
+    }
+
+    /// Takes down what an agent that was struck has left.
     fn end(
         &mut self,
         agent: Agent,
-        at: Instant,
+        struck: Struck,
         name: &'static str,
         earlier: &BTreeSet<String>,
         hit: impl FnOnce(&BTreeMap<String, Files>) -> bool,
     ) {
-        let waited = self.waits.end();
         self.kept = Some(agent.kill_and_keep());
         self.gate.open();
         let found = segments(&self.spool(), earlier);
-        let sent = self.traffic.as_ref().map_or(0, Traffic::sent);
-        let kill = Kill { name, hit: hit(&found), at, waited, sent, lost: 0, loss: Duration::ZERO };
+        let Struck { at, sent, waited } = struck;
+        let kill = Kill { name, hit: hit(&found), at, waited, sent, lost: 0, loss: Duration::ZERO, excused: Duration::ZERO };
         self.ledger.note(kill, &self.folder.path().join("spool"), &found);
     }
 
@@ -271,9 +276,10 @@ impl<S: Server> Storm<S> {
         let sum = self.ledger.settle(&sent, &stored);
         self.print(&sum);
         assert_eq!(sum.orphans, 0, "multipart uploads were left behind");
-        let (median, _) = median_and_max(self.kills().iter());
+        // One that costs nothing excuses none that does.
+        let (median, _) = median_and_max(self.kills().iter().filter(|kill| kill.lost > 0));
         let bound = self.flush + ON_THE_WAY;
-        assert!(median <= bound.as_millis(), "a kill cost {median} ms in the median: more than {bound:?}");
+        assert!(median <= bound.as_millis(), "kills that cost anything cost {median} ms in the median: more than {bound:?}");
         sum
     }
 
@@ -296,9 +302,11 @@ impl<S: Server> Storm<S> {
         }
         let Sum { kills, sent, stored, lost, captures, orphans } = sum;
         let (median, max) = median_and_max(self.kills().iter());
+        let excused = self.kills().iter().map(|kill| kill.excused).max().unwrap_or_default();
         println!(
             "{kills} kills, spool.flush_ms {}: {sent} packets sent, {stored} in S3 in {captures} captures, {lost} lost; \
-             a kill cost {median} ms of traffic in the median, {max} ms at most; {orphans} uploads left whose id nobody heard",
+             what a kill cost was held for {median} ms in the median, {max} ms at most, of which waits excuse {excused:?} at most; \
+             {orphans} uploads left whose id nobody heard",
             self.flush.as_millis()
         );
     }
@@ -338,7 +346,7 @@ impl Storm<Garage> {
     /// # Panics
     /// When the agent does not come to a call.
     pub fn kill_s3_at(&mut self, calls: &[(Call, When)], away: Duration, name: &'static str) {
-        let agent = self.start();
+        let mut agent = self.start();
         for &(call, when) in calls {
             self.gate.close(call, when);
             let begun = Instant::now();
@@ -350,7 +358,7 @@ impl Storm<Garage> {
             std::thread::sleep(away);
             self.s3.restart(&self.pair.tap);
         }
-        let struck = agent.strike();
+        let struck = self.strike(&mut agent);
         self.end(agent, struck, name, &BTreeSet::new(), |_| true);
     }
 }
@@ -359,6 +367,13 @@ fn median_and_max<'a>(kills: impl Iterator<Item = &'a Kill>) -> (u128, u128) {
     let mut losses: Vec<_> = kills.map(|kill| kill.loss.as_millis()).collect();
     losses.sort_unstable();
     (losses.get(losses.len() / 2).copied().unwrap_or(0), losses.last().copied().unwrap_or(0))
+}
+
+/// An agent's end.
+struct Struck {
+    at: Instant,
+    sent: u64,
+    waited: Waited,
 }
 
 /// While it lives, this thread and the agents that it starts share one processor, and this thread goes first: a watcher that wakes

@@ -1,5 +1,6 @@
-//! How long an agent had to wait for a processor or the disk, as the kernel counts it: what may stand between a packet and the spool
-//! beside `spool.flush_ms`. In: the pid of an agent. Out: from when on it captured, and what its threads waited between two moments.
+//! How long an agent had to wait for a processor (the kernel counts it) or the disk (state D, looked at each 5 ms): what may stand
+//! between a packet and the spool beside `spool.flush_ms`. In: the pid of an agent. Out: from when on it captured, and what its
+//! threads waited between two moments.
 //! Never: takes the agent's word; counts a thread that waits for work.
 //! Spec: proc(5) `/proc/pid/task/tid/stat` (state); Documentation/scheduler/sched-stats.rst, `/proc/<pid>/schedstat`.
 
@@ -32,8 +33,10 @@ struct Shared {
 #[derive(Clone, Default, Debug)]
 pub struct Waited {
     threads: Vec<Thread>,
-    /// At each look, what all of them have waited by then.
-    sums: Vec<(Instant, Duration)>,
+    /// At the last look, what each of them had waited by then, together.
+    sum: Duration,
+    /// At each look, for how long a packet had been held up by then.
+    held_up: Vec<(Instant, Duration)>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +55,7 @@ impl Waits {
         let shared = Arc::new(Shared::default());
         let thread = thread::spawn({
             let shared = shared.clone();
-            move || shared.look()
+            move || shared.go_on_looking()
         });
         Self { shared, thread: Some(thread) }
     }
@@ -60,6 +63,11 @@ impl Waits {
     /// Looks at this agent from now on.
     pub fn begin(&self, pid: u32) {
         *self.shared.agent() = Some((pid, Waited::default()));
+    }
+
+    /// Looks at it now; to be called before it is struck, so that who was never seen capturing has not captured.
+    pub fn look(&self) {
+        self.shared.look();
     }
 
     /// Looks at it no more.
@@ -87,14 +95,14 @@ impl Waited {
     /// When the threads were there that take packets out of the ring, at most a step later; `None` when they never were.
     #[must_use]
     pub fn capturing_since(&self) -> Option<Instant> {
-        self.sums.first().map(|&(at, _)| at)
+        self.held_up.first().map(|&(at, _)| at)
     }
 
-    /// What the threads waited between the two moments, together: one hands on to the next.
-    /// What was not looked at for longer than a step before the end counts as waited.
+    /// What a packet can have been held up between the two moments: one thread hands it on to the next, so that their waits add up,
+    /// but to no more than the time there was. What was not looked at for longer than a step before the end counts as waited.
     #[must_use]
     pub fn between(&self, from: Instant, to: Instant) -> Duration {
-        let by = |at| self.sums.get(self.sums.partition_point(|&(looked, _)| looked <= at).saturating_sub(1)).copied();
+        let by = |at| self.held_up.get(self.held_up.partition_point(|&(looked, _)| looked <= at).saturating_sub(1)).copied();
         let (Some((_, before)), Some((looked, by_then))) = (by(from), by(to)) else { return Duration::ZERO };
         by_then.saturating_sub(before) + to.saturating_duration_since(looked + STEP)
     }
@@ -103,9 +111,15 @@ impl Waited {
         if self.threads.is_empty() {
             self.threads = Thread::find(pid);
         }
-        let waited: Option<Duration> = self.threads.iter_mut().map(Thread::look).sum();
-        // Without one of its threads the agent is ending.
-        self.sums.extend(waited.filter(|_| !self.threads.is_empty()).map(|waited| (Instant::now(), waited)));
+        // A thread that is no more waits for nothing.
+        let sum = self.threads.iter_mut().map(Thread::look).sum::<Option<Duration>>().unwrap_or(self.sum);
+        let waited = sum.saturating_sub(std::mem::replace(&mut self.sum, sum));
+        let now = Instant::now();
+        match self.held_up.last() {
+            Some(&(before, held_up)) => self.held_up.push((now, held_up + waited.min(now - before))),
+            None if self.threads.is_empty() => {}
+            None => self.held_up.push((now, Duration::ZERO)),
+        }
     }
 }
 
@@ -115,10 +129,14 @@ impl Shared {
     }
 
     fn look(&self) {
+        if let Some((pid, waited)) = self.agent().as_mut() {
+            waited.look(*pid);
+        }
+    }
+
+    fn go_on_looking(&self) {
         while !self.stop.load(Ordering::Acquire) {
-            if let Some((pid, waited)) = self.agent().as_mut() {
-                waited.look(*pid);
-            }
+            self.look();
             thread::sleep(STEP);
         }
     }
