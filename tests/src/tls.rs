@@ -1,5 +1,5 @@
-//! TLS in front of a server that speaks none, with a certificate made for it.
-//! In: where that server listens, a folder. Out: an endpoint, the certificate as a file, how often it was greeted.
+//! TLS for a server of the suite, or in front of one that speaks none, with a certificate made for it.
+//! In: a folder, where that server listens. Out: an endpoint, the certificate as a file, how often it was greeted.
 //! Never: looks into what it carries; outlives its value.
 //! Spec: RFC 8446, section 2.2 ("Resumption and Pre-Shared Key").
 
@@ -37,12 +37,7 @@ impl Tls {
     /// # Panics
     /// When there is no port, or the certificate cannot be made.
     pub async fn before(to: u16, folder: &Path) -> Self {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap_or_else(|error| panic!("no certificate: {error}"));
-        let certificate = folder.join("certificate.pem");
-        fs::write(&certificate, made.cert.pem()).unwrap_or_else(|error| panic!("cannot write {}: {error}", certificate.display()));
-        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.into()], key.into());
-        let acceptor = TlsAcceptor::from(Arc::new(config.unwrap_or_else(|error| panic!("TLS refuses the certificate: {error}"))));
+        let (acceptor, certificate) = acceptor(folder);
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap_or_else(|error| panic!("no port on loopback: {error}"));
         let port = listener.local_addr().unwrap_or_else(|error| panic!("no address: {error}")).port();
         let greetings = Arc::new(Greetings::default());
@@ -73,6 +68,20 @@ impl Tls {
     pub fn resumed(&self) -> u32 {
         self.greetings.resumed.load(Ordering::Acquire)
     }
+}
+
+/// Takes the clients of a server on loopback that speaks TLS itself; the certificate to be trusted is written into `folder`.
+///
+/// # Panics
+/// When the certificate cannot be made.
+#[must_use]
+pub fn acceptor(folder: &Path) -> (TlsAcceptor, PathBuf) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap_or_else(|error| panic!("no certificate: {error}"));
+    let certificate = folder.join("certificate.pem");
+    fs::write(&certificate, made.cert.pem()).unwrap_or_else(|error| panic!("cannot write {}: {error}", certificate.display()));
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.into()], key.into());
+    (TlsAcceptor::from(Arc::new(config.unwrap_or_else(|error| panic!("TLS refuses the certificate: {error}")))), certificate)
 }
 
 impl Drop for Tls {

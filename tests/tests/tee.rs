@@ -1,12 +1,13 @@
 //! `tee.interface`: mirrored frames also reach a live sensor, and the sensor never costs the recorder a frame.
-//! In: packets on a wire, a veth pair with tcpdump as the sensor at its other end. Out: what it saw, what was recorded, what was counted.
-//! Needs: root.
+//! In: packets on a wire; as the sensor tcpdump at the other end of a veth pair, or a program that holds a TAP. Out: what it saw, what was
+//! recorded, what was counted.
+//! Needs: root, tcpdump, python3, /dev/net/tun.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,23 +23,50 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Nobody listens there.
 const NO_S3: &str = "http://127.0.0.1:9";
 
+/// The interface of the tee, and a veth pair's other end.
+const TEE: &str = "tee";
+const FAR_END: &str = "sensor";
+
+/// A sensor that makes the TAP and holds its descriptor: `name`, `file`. It writes what it reads as tcpdump does, and ends with its input
+/// when it has read all that the TAP holds.
+const TAP_READER: &str = r#"
+import fcntl, os, select, struct, sys
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", sys.argv[1].encode(), IFF_TAP | IFF_NO_PI))
+seen = open(sys.argv[2], "wb", buffering=0)
+seen.write(struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 18, 1))
+while tap in select.select([tap, 0], [], [])[0]:
+    frame = os.read(tap, 1 << 16)
+    seen.write(struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame)
+"#;
+
 struct Bench {
     pair: Pair,
     folder: tempfile::TempDir,
 }
 
 impl Bench {
-    /// A wire with mirrored packets, and one to a sensor.
+    /// A wire with mirrored packets.
     fn new() -> Self {
         let bench = Self { pair: Pair::new(), folder: tempfile::tempdir().unwrap() };
         fs::create_dir(bench.spool()).unwrap();
-        bench.pair.tap.ip(&["link", "add", "tee", "mtu", "9001", "type", "veth", "peer", "name", "sensor", "mtu", "9001"]);
-        for link in ["tee", "sensor"] {
-            // Nothing of its own on it: only what the agent sends.
-            bench.pair.tap.ip(&["link", "set", link, "addrgenmode", "none"]);
-            bench.pair.tap.ip(&["link", "set", link, "up"]);
-        }
         bench
+    }
+
+    /// As [`Self::new`], with another wire to a sensor.
+    fn with_veth() -> Self {
+        let bench = Self::new();
+        bench.pair.tap.ip(&["link", "add", TEE, "mtu", "9001", "type", "veth", "peer", "name", FAR_END, "mtu", "9001"]);
+        bench.set_up(TEE);
+        bench.set_up(FAR_END);
+        bench
+    }
+
+    fn set_up(&self, link: &str) {
+        // Nothing of its own on it: only what the agent sends.
+        self.pair.tap.ip(&["link", "set", link, "addrgenmode", "none"]);
+        self.pair.tap.ip(&["link", "set", link, "up"]);
     }
 
     fn spool(&self) -> PathBuf {
@@ -50,7 +78,7 @@ impl Bench {
             .set("capture.interface", TAP)
             .set("capture.threads", threads)
             .set("capture.ring_bytes", "32MiB")
-            .set("tee.interface", "tee");
+            .set("tee.interface", TEE);
         Agent::ready(Some(self.pair.tap.name()), &settings, self.folder.path())
     }
 
@@ -93,18 +121,33 @@ fn sent(numbers: std::ops::Range<u64>) -> Vec<Vec<u8>> {
     sorted(numbers.map(inner))
 }
 
-/// tcpdump at the far end.
+/// Who listens, and what it saw.
 struct Sensor(Child, PathBuf);
 
 impl Sensor {
-    fn new(bench: &Bench) -> Self {
+    /// tcpdump at the other end of the veth pair.
+    fn on_veth(bench: &Bench) -> Self {
         let file = bench.folder.path().join("seen.pcap");
         let mut tcpdump = bench.pair.tap.command("tcpdump");
-        tcpdump.args(["-i", "sensor", "-p", "-U", "-B", "65536", "-Z", "root", "-w"]).arg(&file);
-        let sensor = Self(tcpdump.stderr(Stdio::null()).spawn().unwrap(), file);
+        tcpdump.args(["-i", FAR_END, "-p", "-U", "-B", "65536", "-Z", "root", "-w"]).arg(&file);
+        Self::begin(tcpdump.stdin(Stdio::null()), file)
+    }
+
+    /// A TAP that keeps so many frames for its reader, and that reader.
+    fn on_tap(bench: &Bench, queue: u64) -> Self {
+        let file = bench.folder.path().join("seen.pcap");
+        let mut reader = bench.pair.tap.command("python3");
+        let sensor = Self::begin(reader.args(["-c", TAP_READER, TEE]).arg(&file).stdin(Stdio::piped()), file);
+        bench.pair.tap.ip(&["link", "set", TEE, "txqueuelen", &queue.to_string()]);
+        bench.set_up(TEE);
+        sensor
+    }
+
+    fn begin(command: &mut Command, file: PathBuf) -> Self {
+        let sensor = Self(command.stderr(Stdio::null()).spawn().unwrap(), file);
         let begun = Instant::now();
         while fs::metadata(&sensor.1).map_or(0, |file| file.len()) == 0 {
-            assert!(begun.elapsed() < PATIENCE, "tcpdump does not begin");
+            assert!(begun.elapsed() < PATIENCE, "{command:?} does not begin");
             thread::sleep(Duration::from_millis(10));
         }
         sensor
@@ -114,14 +157,16 @@ impl Sensor {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
-    /// Ends it when it has seen so many bytes of frames, and gives them, sorted.
-    fn seen(mut self, frames: usize) -> Vec<Vec<u8>> {
+    /// Ends it when it has seen so many frames, and gives all that it saw, sorted.
+    fn seen(mut self, frames: u64) -> Vec<Vec<u8>> {
         let begun = Instant::now();
-        let count = || records_so_far(&self.1);
-        while count() < frames && begun.elapsed() < PATIENCE {
+        while records_so_far(&self.1) < frames && begun.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(20));
         }
-        self.signal(Signal::INT);
+        // tcpdump has no input.
+        if self.0.stdin.take().is_none() {
+            self.signal(Signal::INT);
+        }
         self.0.wait().unwrap();
         sorted(records(&fs::read(&self.1).unwrap()).into_iter().map(|record| record.bytes))
     }
@@ -137,67 +182,87 @@ impl Drop for Sensor {
 }
 
 /// Whole records of a pcap file that is being written.
-fn records_so_far(path: &PathBuf) -> usize {
+fn records_so_far(path: &Path) -> u64 {
     let file = fs::read(path).unwrap();
     let (mut at, mut count) = (24, 0);
     while let Some(len) = file.get(at + 8..at + 12) {
         at += 16 + u32::from_le_bytes(len.try_into().unwrap()) as usize;
-        count += usize::from(at <= file.len());
+        count += u64::from(at <= file.len());
     }
     count
+}
+
+fn sees_every_frame(bench: &Bench, sensor: Sensor, threads: u64) {
+    let mut agent = bench.start(threads);
+    bench.send(0);
+    let counters = agent.wait_counters("all are recorded", PATIENCE, |counters| counters.get("frames_written") == FRAMES);
+    assert_eq!(sensor.seen(FRAMES), sent(0..FRAMES), "{threads} threads");
+    assert_eq!(counters.get("tee_drops"), 0);
+    assert_eq!(agent.counters().unwrap().get("tee_frames"), FRAMES);
+    assert!(agent.stop(PATIENCE).success());
+    assert_eq!(bench.recorded(), sent(0..FRAMES), "{threads} threads");
 }
 
 #[test]
 fn a_sensor_sees_every_mirrored_frame_without_tunnels_byte_for_byte() {
     for threads in [1, 2] {
-        let bench = Bench::new();
-        let sensor = Sensor::new(&bench);
-        let mut agent = bench.start(threads);
-        bench.send(0);
-        let counters = agent.wait_counters("all are recorded", PATIENCE, |counters| counters.get("frames_written") == FRAMES);
-        assert_eq!(sensor.seen(FRAMES as usize), sent(0..FRAMES), "{threads} threads");
-        assert_eq!(counters.get("tee_drops"), 0);
-        assert_eq!(agent.counters().unwrap().get("tee_frames"), FRAMES);
-        assert!(agent.stop(PATIENCE).success());
-        assert_eq!(bench.recorded(), sent(0..FRAMES), "{threads} threads");
+        let bench = Bench::with_veth();
+        let sensor = Sensor::on_veth(&bench);
+        sees_every_frame(&bench, sensor, threads);
     }
 }
 
 #[test]
-fn a_sensor_that_stands_still_or_is_gone_costs_the_recorder_nothing_and_what_was_not_sent_is_counted() {
+fn the_reader_of_a_tap_gets_every_mirrored_frame_without_tunnels_byte_for_byte() {
     let bench = Bench::new();
-    let sensor = Sensor::new(&bench);
+    let sensor = Sensor::on_tap(&bench, 2 * FRAMES);
+    sees_every_frame(&bench, sensor, 2);
+}
+
+#[test]
+fn a_reader_that_stands_still_or_is_gone_costs_the_recorder_nothing_and_what_it_does_not_get_is_counted() {
+    let bench = Bench::new();
+    let sensor = Sensor::on_tap(&bench, FRAMES / 10);
     let mut agent = bench.start(1);
     sensor.signal(Signal::STOP);
     bench.send(0);
-    agent.wait_counters("all are recorded", PATIENCE, |counters| counters.get("frames_written") == FRAMES);
+    let recorded_and_told = |agent: &mut Agent, frames| {
+        agent.wait_counters("all are recorded, and sent or counted", PATIENCE, |counters| {
+            counters.get("frames_written") == frames && counters.get("tee_frames") + counters.get("tee_drops") == frames
+        })
+    };
+    let counters = recorded_and_told(&mut agent, FRAMES);
+    let taken = counters.get("tee_frames");
+    assert!((1..FRAMES).contains(&taken), "{taken} of {FRAMES} reached a reader that stands still");
     sensor.signal(Signal::CONT);
-    drop(sensor);
-    // The pair goes with either end.
-    bench.pair.tap.ip(&["link", "del", "sensor"]);
+    assert_eq!(sensor.seen(taken), sent(0..taken));
+
+    // The TAP has gone with its reader.
     bench.send(FRAMES);
-    let counters = agent.wait_counters("all are recorded, and sent or counted", PATIENCE, |counters| {
-        counters.get("frames_written") == 2 * FRAMES && counters.get("tee_frames") + counters.get("tee_drops") == 2 * FRAMES
-    });
-    assert_eq!(counters.get("tee_drops"), FRAMES);
+    let counters = recorded_and_told(&mut agent, 2 * FRAMES);
+    assert_eq!(counters.get("tee_frames"), taken);
     assert_eq!(counters.get("kernel_drops") + counters.sum("drops"), 0);
     assert!(agent.stop(PATIENCE).success());
     assert_eq!(bench.recorded(), sent(0..2 * FRAMES));
 }
 
 #[test]
-fn an_interface_that_comes_back_is_used_again() {
-    let bench = Bench::new();
-    bench.pair.tap.ip(&["link", "set", "tee", "down"]);
+fn an_interface_that_comes_back_is_used_again_and_what_it_could_not_send_is_counted() {
+    let bench = Bench::with_veth();
     let mut agent = bench.start(1);
-    bench.send(0);
-    agent.wait_counters("what could not be sent is counted", PATIENCE, |counters| counters.get("tee_drops") == FRAMES);
-    bench.pair.tap.ip(&["link", "set", "tee", "up"]);
-    let sensor = Sensor::new(&bench);
+    // Without a carrier it takes frames, and drops them.
+    for (turn, down) in (0..).zip([FAR_END, TEE]) {
+        bench.pair.tap.ip(&["link", "set", down, "down"]);
+        bench.send(turn * FRAMES);
+        let dropped = (turn + 1) * FRAMES;
+        agent.wait_counters("what could not be sent is counted", PATIENCE, |counters| counters.get("tee_drops") == dropped);
+        bench.pair.tap.ip(&["link", "set", down, "up"]);
+    }
+    let sensor = Sensor::on_veth(&bench);
     // It is tried once a second.
     thread::sleep(Duration::from_millis(1500));
-    bench.send(FRAMES);
-    assert_eq!(sensor.seen(FRAMES as usize), sent(FRAMES..2 * FRAMES));
+    bench.send(2 * FRAMES);
+    assert_eq!(sensor.seen(FRAMES), sent(2 * FRAMES..3 * FRAMES));
     assert!(agent.stop(PATIENCE).success());
 }
 

@@ -1,8 +1,9 @@
 //! Mirrored frames once more, for a live sensor (Zeek, Suricata) on this machine: sent out of a local interface, such as one end of a
 //! veth pair whose other end the sensor reads, or a TAP.
 //! In: judged batches of each capture thread. Out: their mirrored frames on the interface, whole and without tunnels, by thread in order.
-//! Never: holds a capture thread up (what finds no free buffer is dropped and counted), keeps a ring block, ends the agent.
-//! Spec: packet(7), veth(4).
+//! Never: holds a capture thread up (what finds no free buffer is dropped and counted), keeps a ring block, ends the agent; takes for sent
+//! what the interface dropped: a TAP takes every frame and drops those that its reader leaves no room for.
+//! Spec: packet(7), veth(4), kernel `networking/tuntap.rst`; `tx_dropped` in kernel `networking/statistics.rst`.
 
 use std::io;
 use std::io::IoSlice;
@@ -17,6 +18,7 @@ use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::{Domain, Socket, Type};
 
 use super::{Batch, What, interface, ring};
+use crate::host::nic::{self, Outlet};
 use crate::observe::counters::Counters;
 
 /// Buffers of each capture thread, of a batch each: what bridges a sensor's stall.
@@ -103,7 +105,8 @@ pub struct Tee {
     full: Receiver<(usize, Frames)>,
     spent: Vec<SyncSender<Frames>>,
     counters: Arc<Counters>,
-    socket: Option<Socket>,
+    /// Where it sends, and the interface's number.
+    socket: Option<(Socket, u32)>,
     tried: Option<Instant>,
 }
 
@@ -137,18 +140,29 @@ impl Tee {
         }
     }
 
-    /// Gives how many the interface took.
+    /// Gives how many the interface took and did not drop.
     fn send(&mut self, frames: &Frames) -> usize {
-        let (mut next, mut sent) = (0, 0);
+        if self.socket.is_none() && !self.reopen() {
+            return 0;
+        }
+        let Some(index) = self.socket.as_ref().map(|(_, index)| *index) else { return 0 };
+        // An interface that does not answer, or that is gone, cannot say what it dropped.
+        let look = || nic::outlet(index).ok().flatten();
+        let before = look();
+        let taken = self.hand_over(frames);
+        let dropped = before.zip(look()).map_or(0, |(before, after)| dropped_of(taken, before, after));
+        taken - dropped
+    }
+
+    /// Gives how many the interface took.
+    fn hand_over(&mut self, frames: &Frames) -> usize {
+        let (mut next, mut taken) = (0, 0);
         while next < frames.len() {
-            if self.socket.is_none() && !self.reopen() {
-                break;
-            }
-            let Some(socket) = &self.socket else { break };
+            let Some((socket, _)) = &self.socket else { break };
             match send_burst(socket, frames, next) {
-                Ok(taken) => {
-                    next += taken;
-                    sent += taken;
+                Ok(more) => {
+                    next += more;
+                    taken += more;
                 }
                 Err(Errno::AGAIN | Errno::INTR) => {
                     let mut fds = [PollFd::new(socket, PollFlags::OUT)];
@@ -161,7 +175,7 @@ impl Tee {
                 Err(cause) => self.lose(cause),
             }
         }
-        sent
+        taken
     }
 
     fn lose(&mut self, cause: Errno) {
@@ -178,9 +192,9 @@ impl Tee {
         let first = self.tried.is_none();
         self.tried = Some(Instant::now());
         match open(&self.interface) {
-            Ok(socket) => {
+            Ok(opened) => {
                 tracing::info!(interface = self.interface, "mirrored frames also go to the tee's interface");
-                self.socket = Some(socket);
+                self.socket = Some(opened);
             }
             Err(cause) if first => {
                 tracing::warn!("cannot send mirrored frames out of tee.interface, and tries each second: {cause}");
@@ -191,14 +205,20 @@ impl Tee {
     }
 }
 
-fn open(name: &str) -> Result<Socket, super::Error> {
+/// Of frames that an interface took between two looks, how many it dropped. Some kernels do not count what an interface without a carrier
+/// drops: all of it.
+fn dropped_of(taken: usize, before: Outlet, after: Outlet) -> usize {
+    if before.running || after.running { taken.min(after.dropped.saturating_sub(before.dropped) as usize) } else { taken }
+}
+
+fn open(name: &str) -> Result<(Socket, u32), super::Error> {
     let failed =
         |cause: io::Error| super::Error::System { act: "send out of the interface", thing: name.to_owned(), cause: cause.to_string() };
     let link = interface::usable(name)?;
     // Protocol 0: it takes nothing in.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None).map_err(failed)?;
     ring::socket::bind(socket.as_fd(), link.index, 0).map_err(failed)?;
-    Ok(socket)
+    Ok((socket, link.index))
 }
 
 /// Gives how many frames from number `first` on the kernel took, at least one.
@@ -254,6 +274,18 @@ mod tests {
         tee.spent[0].try_send(tee.full.try_recv().unwrap().1).unwrap();
         branches[0].offer(&two);
         assert_eq!(counters.tee_drops.get(), 6);
+    }
+
+    #[test]
+    fn what_an_interface_dropped_is_of_what_it_took_and_without_a_carrier_it_is_all() {
+        let outlet = |running, dropped| Outlet { running, dropped };
+        assert_eq!(dropped_of(5, outlet(true, 7), outlet(true, 9)), 2);
+        assert_eq!(dropped_of(5, outlet(true, 7), outlet(true, 7)), 0);
+        // Frames of others were dropped too.
+        assert_eq!(dropped_of(5, outlet(true, 7), outlet(true, 70)), 5);
+        assert_eq!(dropped_of(5, outlet(true, 7), outlet(false, 8)), 1);
+        assert_eq!(dropped_of(5, outlet(false, 7), outlet(true, 8)), 1);
+        assert_eq!(dropped_of(5, outlet(false, 7), outlet(false, 7)), 5);
     }
 
     #[test]

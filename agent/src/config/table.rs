@@ -239,7 +239,7 @@ keys! {
         "The namespace of the metrics, which bear the Auto Scaling group's name; empty: off.";
 
     tee: Option<String> = "tee.interface", text(""), TEE,
-        "The interface that they are sent out of: one end of a veth pair whose other end is in a network namespace of the sensor's. Empty: off.";
+        "The interface that they are sent out of: a TAP that the sensor holds, or one end of a veth pair whose other end is in its network namespace. Empty: off.";
 
     time_server: Option<SocketAddr> = "host.time_server", text("169.254.169.123"), TIME_SERVER,
         "Whom the clock is compared with, by NTP; a clock that is off is a trouble, and stands in each manifest. Empty: off.";

@@ -1,4 +1,5 @@
-//! In: rtnetlink questions. Out: the links of this thread's network namespace, the default route's link, a link's loss counters.
+//! In: rtnetlink questions. Out: the links of this thread's network namespace, the default route's link, a link's loss counters, on the
+//! way in and out.
 //! Never: changes anything, reads /sys (it shows another namespace after setns), fails because of an attribute it does not know.
 //! Spec: rtnetlink(7), RFC 3549; `struct rtnl_link_stats64` in linux/if_link.h; ENA counters in the Linux driver's README.
 
@@ -49,6 +50,9 @@ const LOSSES: [(&str, usize); 7] = [
     ("rx_missed_errors", 15),
 ];
 
+/// The place of `tx_dropped` in `rtnl_link_stats64`: frames that the kernel took for the interface and that did not leave by it.
+const TX_DROPPED: usize = 7;
+
 /// Ends of the names of ENA's per-queue counters (`queue_N_rx_…`) that mean a frame lost.
 const QUEUE_LOSSES: [&str; 4] = ["_rx_page_alloc_fail", "_rx_skb_alloc_fail", "_rx_empty_rx_ring", "_rx_bad_desc_num"];
 
@@ -87,6 +91,15 @@ pub struct LossCounters {
     pub nic: BTreeMap<String, u64>,
     /// Packets that EC2 queued or dropped because an allowance was used up: an upper bound of loss. Empty on other drivers.
     pub ec2: BTreeMap<String, u64>,
+}
+
+/// How an interface fares with what it is given to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outlet {
+    /// Whether it is on and has a carrier (`IFF_RUNNING`): without one nothing leaves by it.
+    pub running: bool,
+    /// Frames that it took and dropped since it was created.
+    pub dropped: u64,
 }
 
 /// All links.
@@ -143,8 +156,8 @@ pub fn losses(name: &str) -> Result<LossCounters, Error> {
     let mut add = |payload: &[u8]| {
         let Some(stats) = attribute(payload.get(LINK_HEADER_BYTES..).unwrap_or_default(), IFLA_STATS64) else { return };
         for (name, place) in LOSSES {
-            if let Some(value) = stats.get(place * 8..).and_then(<[u8]>::first_chunk) {
-                counters.nic.insert(name.to_owned(), u64::from_ne_bytes(*value));
+            if let Some(value) = u64_at(stats, place * 8) {
+                counters.nic.insert(name.to_owned(), value);
             }
         }
     };
@@ -159,12 +172,29 @@ pub fn losses(name: &str) -> Result<LossCounters, Error> {
     Ok(counters)
 }
 
+/// The interface of that number as a way out, if there is one.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn outlet(index: u32) -> Result<Option<Outlet>, Error> {
+    let mut found = None;
+    let mut question = LinkMessage::default();
+    question.header.index = index;
+    ask_link_by(question, &mut |payload| found = outlet_of(payload))?;
+    Ok(found)
+}
+
 fn ask_link(name: &str, each: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return Ok(());
     }
     let mut question = LinkMessage::default();
     question.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    ask_link_by(question, each)
+}
+
+/// A link that is not there is no error.
+fn ask_link_by(question: LinkMessage, each: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
     match ask("ask for a network interface", RouteNetlinkMessage::GetLink(question), 0, each) {
         Err(error) if error.cause.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => Ok(()),
         other => other,
@@ -185,6 +215,11 @@ fn link_of(payload: &[u8]) -> Option<Link> {
         ethernet: kind == ARPHRD_ETHER || kind == ARPHRD_LOOPBACK,
         mtu: attribute(attributes, IFLA_MTU).and_then(|value| u32_at(value, 0)).unwrap_or(0),
     })
+}
+
+fn outlet_of(payload: &[u8]) -> Option<Outlet> {
+    let stats = attribute(payload.get(LINK_HEADER_BYTES..)?, IFLA_STATS64)?;
+    Some(Outlet { running: u32_at(payload, 8)? & IFF_RUNNING != 0, dropped: u64_at(stats, TX_DROPPED * 8)? })
 }
 
 /// Metric and link of a route, if it is a default route of the main table.
@@ -211,6 +246,10 @@ fn attribute(attributes: &[u8], kind: u16) -> Option<&[u8]> {
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// Asks one question on a socket of its own and hands the payload of each answer to `each`.
@@ -298,6 +337,7 @@ mod tests {
         assert_eq!(link("tapfleet-none").unwrap(), None);
         assert_eq!(link("a-name-longer-than-any-interface-may-have").unwrap(), None);
         assert_eq!(losses("tapfleet-none").unwrap(), LossCounters::default());
+        assert_eq!(outlet(i32::MAX as u32).unwrap(), None);
     }
 
     #[test]
@@ -322,9 +362,9 @@ mod tests {
         #[test]
         fn no_answer_whatever_panics_or_loops(bytes in prop::collection::vec(any::<u8>(), 0..200), dump: bool) {
             let _ = is_last(&bytes, dump, &mut |payload| {
-                let _ = (link_of(payload), default_route_of(payload));
+                let _ = (link_of(payload), outlet_of(payload), default_route_of(payload));
             });
-            let _ = (link_of(&bytes), default_route_of(&bytes));
+            let _ = (link_of(&bytes), outlet_of(&bytes), default_route_of(&bytes));
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cage::Cage;
 use super::capture::RING_MIB;
-use super::contestants::{Running, agent_settings, credentials, start_agent};
+use super::contestants::{Running, credentials, settings_with, start_agent};
 use super::host::said;
 use super::report::{Column, Contest, Figure, Verdict};
 use super::store::Store;
@@ -28,6 +28,9 @@ const FILE_BYTES: u64 = 24;
 
 /// How long an object may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long frames come after the end of the window whose object is waited for: its backlog is then seen, if there is one.
+const BEYOND_S: f64 = 1.0;
 
 /// How the agent's commands are found by the benchmark.
 const AWS_CLI: &str = "TAPFLEET_BENCH_AWS";
@@ -52,16 +55,21 @@ impl Way {
     }
 
     /// What uploads the file `$1`; it first says when it was called.
-    fn script(self, s3: &str, folder: &Path) -> String {
+    fn script(self, store: &Store, folder: &Path) -> String {
+        let (s3, trusted, folder) = (store.endpoint(), store.certificate().display(), folder.display());
         let upload = match self {
             Self::Tapfleet => String::new(),
-            Self::AwsCli => format!("{} --endpoint-url {s3} s3 cp --only-show-errors \"$1\" s3://{BUCKET}/$(basename \"$1\")", aws_cli()),
+            Self::AwsCli => format!(
+                "{} --endpoint-url {s3} --ca-bundle {trusted} s3 cp --only-show-errors \"$1\" s3://{BUCKET}/$(basename \"$1\")",
+                aws_cli()
+            ),
             Self::Rclone => format!(
                 "RCLONE_CONFIG_S_TYPE=s3 RCLONE_CONFIG_S_PROVIDER=Other RCLONE_CONFIG_S_ENV_AUTH=true RCLONE_CONFIG_S_ENDPOINT={s3} \
-                 RCLONE_CONFIG_S_REGION=us-east-1 rclone --config /dev/null copyto \"$1\" s:{BUCKET}/$(basename \"$1\") --s3-no-check-bucket"
+                 RCLONE_CONFIG_S_REGION=us-east-1 rclone --config /dev/null --ca-cert {trusted} copyto \"$1\" s:{BUCKET}/$(basename \"$1\") \
+                 --s3-no-check-bucket"
             ),
         };
-        format!("#!/bin/sh\n[ -e {0}/closed ] || date +%s.%N >{0}/closed\n{upload} >>{0}/upload.log 2>&1\n", folder.display())
+        format!("#!/bin/sh\n[ -e {folder}/closed ] || date +%s.%N >{folder}/closed\n{upload} >>{folder}/upload.log 2>&1\n")
     }
 }
 
@@ -111,7 +119,8 @@ pub fn run(bench: &Bench) -> Contest {
         Verdict::ratio("processor time against tcpdump + rclone", &group, &figures, (ours, rclone), 0.5),
     ];
     let notes = vec![
-        "All processes of a contestant together, without the server, which forgets the bytes. The peers' window ends for this figure when tcpdump closes the file.".into(),
+        "Processor: all processes of a contestant together, per GiB of mirrored frames without their tunnels, which the peers keep; without the server, which forgets the bytes.".into(),
+        "All speak TLS to that server. The peers' window ends for this figure when tcpdump closes the file.".into(),
         format!("AWS CLI: {}", said(&aws_cli(), &["--version"]).trim()),
     ];
     Contest { name: "bucket", title: "From the wire to the bucket".into(), notes, columns: COLUMNS, figures, verdicts }
@@ -122,6 +131,7 @@ const READABLE: &[Column] = &[
     Column::new("processor, s/GiB", 2),
     Column::new("resident memory beyond the ring, MiB", 0),
     Column::new("lost, % of sent", 3),
+    Column::new("object, MiB", 0),
 ];
 
 /// How long after the end of their windows segments of very different sizes can be read.
@@ -135,64 +145,118 @@ pub fn readable(bench: &Bench) -> Contest {
         }
         let group = format!("{} MiB", bytes >> 20);
         tell(&format!("object readable after window end, {group}"));
-        let turn = take_turn(bench, Way::Tapfleet, bytes, window);
+        let (turn, object) = take_turn_through_the_end(bench, bytes, window);
+        let object = object as f64 / f64::from(1 << 20);
         let memory = turn.memory.saturating_sub(RING_MIB << 20) as f64 / f64::from(1 << 20);
-        figures.push(Figure::new(group.as_str(), Way::Tapfleet.name(), &[turn.readable, turn.processor, memory, turn.lost]));
+        figures.push(Figure::new(group.as_str(), Way::Tapfleet.name(), &[turn.readable, turn.processor, memory, turn.lost, object]));
         verdicts.push(Verdict::at_most(format!("readable after window end, {group}"), turn.readable, 3.0, " s"));
         verdicts.push(Verdict::at_most(format!("resident memory beyond the ring, {group}"), memory, 128.0, " MiB"));
     }
-    let notes =
-        vec!["One turn each. A window is kept open for stragglers for one second after its end; that is part of the figure.".into()];
+    let notes = vec![
+        "One turn each, over TLS. Frames come at the same rate through the window's end and for a second after it.".into(),
+        "A window is kept open for stragglers for one second after its end; that is part of the figure.".into(),
+        "Processor, per GiB of mirrored frames, and lost frames: of both windows, until the second is in the bucket too.".into(),
+    ];
     Contest { name: "readable", title: "Object readable after the window's end".into(), notes, columns: READABLE, figures, verdicts }
 }
 
+/// What a turn has for itself.
+struct Ground {
+    pair: Pair,
+    cage: Cage,
+    folder: PathBuf,
+    store: Store,
+    frames: Vec<Vec<u8>>,
+}
+
+impl Ground {
+    fn new(bench: &Bench) -> Self {
+        let pair = Pair::new();
+        let store = Store::start(pair.tap.name());
+        Self { pair, cage: Cage::new(), folder: bench.fresh_folder(), store, frames: Mix::Imix.frames(ORIGINS) }
+    }
+
+    /// Starts the agent, and gives it and when the window ends that has just begun.
+    fn start_agent(&self, window_s: u64) -> (Running, SystemTime) {
+        wait_for_window(window_s, window_s as f64 - 1.5);
+        let settings = settings_with(&self.store, &self.folder).set("record.rotate_seconds", window_s);
+        let running = start_agent(&self.pair, &self.cage, &self.folder, &settings);
+        wait_for_window(window_s, 0.05);
+        (running, window_end(window_s))
+    }
+
+    /// Sends so many frames, so many a second.
+    fn send(&self, count: u64, rate: f64) -> Sent {
+        send(&self.pair, &self.frames, count, Some(rate))
+    }
+}
+
+/// Frames of a file of so many bytes.
+fn frames_of(bytes: u64) -> u64 {
+    bytes / (Mix::Imix.mean_bytes() as u64 + RECORD_BYTES)
+}
+
+/// Gives the length of the object of the window too.
+fn take_turn_through_the_end(bench: &Bench, bytes: u64, window_s: u64) -> (Turn, u64) {
+    let ground = Ground::new(bench);
+    let (cage, store) = (&ground.cage, &ground.store);
+    let (mut running, end) = ground.start_agent(window_s);
+    let before = cage.seconds();
+    let left = seconds_between(SystemTime::now(), Some(end));
+    let rate = frames_of(bytes) as f64 / left;
+    let sent = ground.send((rate * (left + BEYOND_S)) as u64, rate);
+    // The rest is there when its own window has ended.
+    let _ = store.wait(file_bytes(Way::Tapfleet, &sent, 2), PATIENCE);
+    running.settle(cage);
+    let (spent, memory) = ((before, cage.seconds()), cage.memory());
+    running.stop();
+    let first = store.captures().into_iter().next().map(|(_, object)| object);
+    let readable = seconds_between(end, first.as_ref().map(|object| object.readable));
+    (judge(Way::Tapfleet, &sent, store, spent, readable, memory), first.map_or(0, |object| object.bytes))
+}
+
 fn take_turn(bench: &Bench, way: Way, bytes: u64, window_s: u64) -> Turn {
-    let (pair, cage, folder) = (Pair::new(), Cage::new(), bench.fresh_folder());
-    let store = Store::start(pair.tap.name());
-    let frames = Mix::Imix.frames(ORIGINS);
-    let count = bytes / (Mix::Imix.mean_bytes() as u64 + RECORD_BYTES);
+    let ground = Ground::new(bench);
+    let (cage, folder, store) = (&ground.cage, &ground.folder, &ground.store);
+    let count = frames_of(bytes);
     // Four fifths of the window are for sending; it begins with a new window.
     let rate = count as f64 / (0.8 * window_s as f64);
     if way == Way::Tapfleet {
-        wait_for_window(window_s, window_s as f64 - 1.5);
-        let settings = agent_settings(&store.endpoint(), &folder, RING_MIB).set("record.rotate_seconds", window_s);
-        let mut running = start_agent(&pair, &cage, &folder, &settings);
-        wait_for_window(window_s, 0.05);
+        let (mut running, end) = ground.start_agent(window_s);
         let before = cage.seconds();
-        let end = window_end(window_s);
-        let sent = send(&pair, &frames, count, Some(rate));
-        let readable = store.wait(file_bytes(way, &sent), PATIENCE);
-        running.settle(&cage);
-        let turn = judge(way, &sent, &store, (before, cage.seconds()), seconds_between(end, readable), cage.memory());
+        let sent = ground.send(count, rate);
+        let readable = store.wait(file_bytes(way, &sent, 1), PATIENCE);
+        running.settle(cage);
+        let turn = judge(way, &sent, store, (before, cage.seconds()), seconds_between(end, readable), cage.memory());
         running.stop();
         return turn;
     }
-    let mut running = start_tcpdump(way, &pair, &cage, &folder, &store.endpoint(), window_s);
+    let mut running = start_tcpdump(way, &ground, window_s);
     let before = cage.seconds();
-    let sent = send(&pair, &frames, count, Some(rate));
+    let sent = ground.send(count, rate);
     // tcpdump closes a file when a packet comes that is too late for it.
     for _ in 0..10 * window_s {
         if folder.join("closed").exists() {
             break;
         }
-        let _ = send(&pair, &frames, 1, None);
+        let _ = send(&ground.pair, &ground.frames, 1, None);
         thread::sleep(Duration::from_millis(100));
     }
-    let readable = store.wait(file_bytes(way, &sent) * 99 / 100, PATIENCE);
-    running.settle(&cage);
+    let readable = store.wait(file_bytes(way, &sent, 1) * 99 / 100, PATIENCE);
+    running.settle(cage);
     let closed = fs::read_to_string(folder.join("closed")).unwrap_or_default();
     let closed = UNIX_EPOCH
         + Duration::from_secs_f64(closed.trim().parse().unwrap_or_else(|_| panic!("tcpdump closed no file: {}", running.said())));
     let upload = fs::read_to_string(folder.join("upload.log")).unwrap_or_default();
     assert!(readable.is_some() || upload.is_empty(), "{}: {upload}", way.name());
-    let turn = judge(way, &sent, &store, (before, cage.seconds()), seconds_between(closed, readable), cage.memory());
+    let turn = judge(way, &sent, store, (before, cage.seconds()), seconds_between(closed, readable), cage.memory());
     running.stop();
     turn
 }
 
-fn start_tcpdump(way: Way, pair: &Pair, cage: &Cage, folder: &Path, s3: &str, window_s: u64) -> Running {
+fn start_tcpdump(way: Way, Ground { pair, cage, folder, store, .. }: &Ground, window_s: u64) -> Running {
     let script: PathBuf = folder.join("upload.sh");
-    fs::write(&script, way.script(s3, folder)).unwrap();
+    fs::write(&script, way.script(store, folder)).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let mut command: Command = cage.command(Some(pair.tap.name()), "tcpdump");
     let (ring, window) = ((RING_MIB << 10).to_string(), window_s.to_string());
@@ -202,15 +266,16 @@ fn start_tcpdump(way: Way, pair: &Pair, cage: &Cage, folder: &Path, s3: &str, wi
     Running::begin(command, folder, "listening on")
 }
 
-/// What a file of these frames has. Peers keep the tunnels.
-fn file_bytes(way: Way, sent: &Sent) -> u64 {
+/// What so many files of these frames have together. Peers keep the tunnels.
+fn file_bytes(way: Way, sent: &Sent, files: u64) -> u64 {
     let around = RECORD_BYTES + if way == Way::Tapfleet { 0 } else { TUNNEL_BYTES as u64 };
-    FILE_BYTES + sent.inner_bytes + around * sent.frames
+    files * FILE_BYTES + sent.inner_bytes + around * sent.frames
 }
 
 fn judge(way: Way, sent: &Sent, store: &Store, (before, after): (f64, f64), readable: f64, memory: u64) -> Turn {
-    let arrived: u64 = store.captures().iter().map(|(_, object)| object.bytes).sum();
-    let whole = file_bytes(way, sent);
+    let captures = store.captures();
+    let arrived: u64 = captures.iter().map(|(_, object)| object.bytes).sum();
+    let whole = file_bytes(way, sent, captures.len().max(1) as u64);
     let lost = 100.0 * whole.saturating_sub(arrived) as f64 / whole as f64;
     // Per GiB of mirrored frames: what the peers carry beyond that is their own affair.
     Turn { processor: (after - before) / (sent.inner_bytes as f64 / GIB), readable, lost, memory }

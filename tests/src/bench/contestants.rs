@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::cage::Cage;
+use super::capture::RING_MIB;
+use super::store::Store;
 use crate::agent::{Settings, program};
 use crate::localstack;
 use crate::netns::{Pair, TAP};
@@ -95,6 +97,13 @@ pub fn agent_settings(s3: &str, folder: &Path, ring_mib: u64) -> Settings {
     Settings::new(s3, &spool).set("capture.interface", TAP).set("capture.ring_bytes", format!("{ring_mib}MiB"))
 }
 
+/// As [`agent_settings`], with the S3 of a contest, which speaks TLS.
+#[must_use]
+pub fn settings_with(store: &Store, folder: &Path) -> Settings {
+    let certificate = store.certificate().to_str().unwrap();
+    agent_settings(&store.endpoint(), folder, RING_MIB).variable("SSL_CERT_FILE", certificate)
+}
+
 /// Starts the agent with these settings and waits until it captures.
 ///
 /// # Panics
@@ -112,7 +121,7 @@ pub fn start_agent(pair: &Pair, cage: &Cage, folder: &Path, settings: &Settings)
 pub fn start_agent_by(mut command: Command, folder: &Path, settings: &Settings) -> Running {
     let config = folder.join("tapfleet.toml");
     fs::write(&config, settings.toml()).unwrap();
-    command.args(["run", "--config"]).arg(&config).env("NO_COLOR", "1").env_remove("NOTIFY_SOCKET");
+    command.args(["run", "--config"]).arg(&config).envs(settings.variables()).env("NO_COLOR", "1").env_remove("NOTIFY_SOCKET");
     credentials(&mut command);
     Running::begin(command, folder, Tool::Tapfleet.ready())
 }

@@ -21,9 +21,13 @@ const SHARES: [f64; 3] = [0.05, 0.1, 0.25];
 /// Rates are searched from this part of what the sender can do.
 const LEAST: f64 = 1.0 / 64.0;
 
-/// How often the range of a search is halved, and by what factor two rates then differ that it cannot tell from each other.
-const STEPS: u32 = 6;
-const RESOLUTION: f64 = 1.07;
+/// How often the range of a search is halved: the whole one, and the one around what an earlier search found, of this factor on both sides.
+const STEPS: u32 = 7;
+const STEPS_AROUND: u32 = 4;
+const AROUND: f64 = 1.3;
+
+/// By what factor two rates then differ that it cannot tell from each other: 64 to the power of 1 / 2^7, 1.3^2 to that of 1 / 2^4.
+const RESOLUTION: f64 = 1.034;
 
 /// Who sends less than this part of what was asked for cannot send more.
 const SENT: f64 = 0.97;
@@ -110,19 +114,22 @@ impl<'a> Ground<'a> {
                     continue;
                 }
                 tell(&format!("highest load, {group}, {}, turn {}", tool.name(), turn + 1));
-                rates.extend(self.search(*tool));
+                let found = rates.first().map(|first| first.frames_per_s);
+                rates.extend(self.search(*tool, found));
             }
         }
         rates.into_iter().filter_map(|(tool, rates)| Some((tool, middle(rates)?))).collect()
     }
 
-    /// The highest rate that was seen without loss; nothing when the time was over first.
-    fn search(&self, tool: Tool) -> Option<Rate> {
-        let (mut without, mut with) = (LEAST * self.top, self.top);
+    /// The highest rate that was seen without loss; nothing when the time was over first. `found`: by a search before this one.
+    fn search(&self, tool: Tool, found: Option<f64>) -> Option<Rate> {
+        let least = LEAST * self.top;
+        let (mut without, mut with) = found.map_or((least, self.top), |rate| ((rate / AROUND).max(least), (rate * AROUND).min(self.top)));
         let mut best = Rate { frames_per_s: 0.0, is_the_senders: false };
-        for step in 0..=self.bench.pick(3, STEPS) {
-            // The first is the top: many are done with that.
-            let asked = if step == 0 { self.top } else { (without * with).sqrt() };
+        // The first is the top: many are done with that.
+        let mut asked = if with < self.top { (without * with).sqrt() } else { self.top };
+        let steps = self.bench.pick(3, if found.is_some() { STEPS_AROUND } else { STEPS });
+        for _ in 0..steps + u32::from(asked >= self.top) {
             match self.probe(tool, asked)? {
                 None => with = asked,
                 Some(rate) => (without, best) = (asked, rate),
@@ -130,8 +137,10 @@ impl<'a> Ground<'a> {
             if best.is_the_senders || without >= self.top {
                 break;
             }
+            asked = (without * with).sqrt();
         }
-        Some(best)
+        // It was less than what was found before, by more than was looked at.
+        if best.frames_per_s == 0.0 && found.is_some_and(|rate| rate > 0.0) { self.search(tool, None) } else { Some(best) }
     }
 
     /// Sends at a rate. Gives what was sent if none of it was lost; nothing at all when the time was over.
@@ -180,6 +189,13 @@ mod tests {
         assert_eq!(told([rate(80.0, false), nobody, nobody, nobody]), None, "nothing to be above of");
         assert_eq!(verdict("g", &[(Tool::Tapfleet, rate(80.0, false)), (Tool::Tcpdump, slow)]).reached, None);
         assert_eq!(verdict("g", &[]).reached, None);
+    }
+
+    #[test]
+    fn both_searches_tell_rates_apart_that_differ_by_the_resolution() {
+        let last_step = |range: f64, halvings: u32| range.powf(0.5_f64.powi(halvings as i32));
+        assert!(last_step(1.0 / LEAST, STEPS) < RESOLUTION);
+        assert!(last_step(AROUND * AROUND, STEPS_AROUND) < RESOLUTION);
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::cage::Cage;
-use super::capture::RING_MIB;
-use super::contestants::{agent_settings, start_agent};
+use super::contestants::{settings_with, start_agent};
 use super::report::{Column, Contest, Figure, Verdict};
 use super::store::Store;
 use super::traffic::{Mix, ORIGINS, send};
@@ -21,7 +20,7 @@ pub fn run(bench: &Bench) -> Contest {
     let store = Store::start(pair.tap.name());
     let frames = Mix::Small.frames(ORIGINS);
     let top = send(&Pair::new(), &frames, 300_000, None);
-    let settings = agent_settings(&store.endpoint(), &folder, RING_MIB).set("record.rotate_seconds", 1);
+    let settings = settings_with(&store, &folder).set("record.rotate_seconds", 1);
     let mut running = start_agent(&pair, &cage, &folder, &settings);
     tell(&format!("rotation, {windows} windows of a second"));
     let sent = send(&pair, &frames, (top.frames as f64 / top.seconds * windows as f64) as u64, None);

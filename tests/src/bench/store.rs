@@ -1,10 +1,12 @@
-//! An S3 on loopback that costs next to nothing: it forgets the bytes and believes what a client says of them.
-//! In: requests of any client. Out: answers, and when each object became readable. Never: verifies a signature, keeps a body.
+//! An S3 on loopback that costs next to nothing: it forgets the bytes and believes what a client says of them. As S3 it speaks TLS: over
+//! plain HTTP some clients hash each body for their signature.
+//! In: requests of any client that trusts its certificate. Out: answers, and when each object became readable. Never: verifies a signature, keeps a body.
 //! Spec: Amazon S3 API Reference: PutObject, CreateMultipartUpload, UploadPart, CompleteMultipartUpload, HeadObject, ListParts.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,9 +18,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 use super::{SENDER_CPU, cage};
-use crate::netns;
+use crate::{netns, tls};
 
 /// Headers of an object that a client gave and gets back.
 const KEPT: [&str; 4] = ["x-amz-checksum-crc64nvme", "x-amz-checksum-crc32", "x-amz-meta-capture-id", "x-amz-meta-mtime"];
@@ -56,6 +59,9 @@ struct State {
 #[derive(Debug)]
 pub struct Store {
     port: u16,
+    certificate: PathBuf,
+    /// Where the certificate is.
+    _folder: tempfile::TempDir,
     state: Arc<Mutex<State>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -68,6 +74,8 @@ impl Store {
     /// When it cannot listen.
     #[must_use]
     pub fn start(netns: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap_or_else(|cause| panic!("no place for a certificate: {cause}"));
+        let (acceptor, certificate) = tls::acceptor(folder.path());
         let state = Arc::new(Mutex::new(State::default()));
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
@@ -83,7 +91,7 @@ impl Store {
                         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap_or_else(|cause| panic!("no port: {cause}"));
                         let _ = tell.send(listener.local_addr().map_or(0, |address| address.port()));
                         tokio::select! {
-                            () = accept(listener, state) => {}
+                            () = accept(listener, acceptor, state) => {}
                             _ = stopped => {}
                         }
                     });
@@ -91,16 +99,22 @@ impl Store {
             }
         });
         let port = told.recv().unwrap_or_else(|_| panic!("the S3 of the benchmark did not begin"));
-        Self { port, state, stop: Some(stop), thread: Some(thread) }
+        Self { port, certificate, _folder: folder, state, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// Captures that can be read now.
+    /// The certificate that a client has to trust (PEM).
+    #[must_use]
+    pub fn certificate(&self) -> &Path {
+        &self.certificate
+    }
+
+    /// Captures that can be read now, by key: the earlier window first.
     #[must_use]
     pub fn captures(&self) -> Vec<(String, Object)> {
         let state = held(&self.state);
@@ -135,11 +149,13 @@ fn held(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) {
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        let state = state.clone();
+        let (acceptor, state) = (acceptor.clone(), state.clone());
         tokio::spawn(async move {
+            // Who does not trust the certificate goes; the contest sees that nothing arrives.
+            let Ok(stream) = acceptor.accept(stream).await else { return };
             let service = service_fn(move |request| answer(request, state.clone()));
             // A client may go at any time.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;

@@ -75,6 +75,10 @@ fn main() -> ExitCode {
         write(path, &format!("{:#}\n", json!(held.iter().map(Contest::json).collect::<Vec<_>>())));
     }
     tell(&format!("done in {} s", begun.elapsed().as_secs()));
+    if !bench.goes_on() {
+        eprintln!("bench: cut short after {} minutes: {} keeps what it had; allow more by --minutes", wanted.minutes, wanted.out.display());
+        return ExitCode::FAILURE;
+    }
     // Rough figures, or some of them only, do not take the place of the whole.
     if !wanted.quick && wanted.only.is_empty() {
         results(&wanted.out, &machine, &held);
@@ -113,7 +117,7 @@ fn beside_the_program() -> PathBuf {
 fn results(folder: &Path, machine: &[String], held: &[Contest]) {
     let sections: Vec<String> = held.iter().map(Contest::markdown).collect();
     let text = format!(
-        "# Results of `make bench`\n\nWritten by the benchmark, in one run. Figures are medians of several turns; `ratio` is against the first line of the group.\n\n{}\n\n{}",
+        "# Results of `make bench`\n\nWritten by the benchmark, in one run. Figures are medians of three turns where a contest does not say otherwise; `ratio` is against the first line of the group.\n\n{}\n\n{}",
         machine.join("\n"),
         sections.join("\n")
     );
