@@ -67,11 +67,17 @@ impl Settings {
         self
     }
 
-    /// Sets an environment variable of the agent.
+    /// Sets an environment variable of the agent; an empty value takes it away.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.1.insert(name.into(), value.into());
         self
+    }
+
+    /// Its further environment variables.
+    #[must_use]
+    pub fn variables(&self) -> &BTreeMap<String, String> {
+        &self.1
     }
 
     /// Runs another command of the daemon with these settings, and gives how it ended and what it said; one that goes on for longer than
@@ -83,7 +89,8 @@ impl Settings {
     pub fn command(&self, netns: Option<&str>, folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
         let config = folder.join("command.toml");
         fs::write(&config, self.toml()).unwrap();
-        let output = limited(COMMAND, daemon(netns).args(arguments)).arg("--config").arg(&config).envs(&self.1).output().unwrap();
+        let output =
+            limited(COMMAND, in_environment(daemon(netns).args(arguments), &self.1)).arg("--config").arg(&config).output().unwrap();
         (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     }
 
@@ -163,7 +170,7 @@ impl Agent {
                 command
             }
         };
-        command.args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &notify).envs(&settings.1);
+        in_environment(&mut command, &settings.1).args(["run", "--config"]).arg(&config).env("NOTIFY_SOCKET", &notify);
         if command.get_envs().all(|(name, _)| name != "LISTEN_FDS") {
             command.stdin(Stdio::null());
         }
@@ -302,7 +309,8 @@ impl Agent {
     pub fn upload_rest(&self) {
         // What S3 refuses again and again is tried again and again: it has to be told to stop, and then says what is left.
         let mut command = through(&["timeout", UPLOAD_REST_SECONDS], &daemon(self.netns.as_deref()));
-        let output = command.args(["spool", "upload", "--config"]).arg(&self.config).envs(&self.variables).output().unwrap();
+        let output =
+            in_environment(&mut command, &self.variables).args(["spool", "upload", "--config"]).arg(&self.config).output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         assert!(output.status.success(), "tapfleetd spool upload: {}\n{}", output.status, String::from_utf8_lossy(&said));
     }
@@ -454,6 +462,17 @@ fn daemon(netns: Option<&str>) -> Command {
         .env("NO_COLOR", "1")
         .env_remove("AWS_PROFILE")
         .env_remove("AWS_ENDPOINT_URL");
+    command
+}
+
+/// The command with these variables, and without those that are empty.
+fn in_environment<'a>(command: &'a mut Command, variables: &BTreeMap<String, String>) -> &'a mut Command {
+    for (name, value) in variables {
+        match value.is_empty() {
+            true => command.env_remove(name),
+            false => command.env(name, value),
+        };
+    }
     command
 }
 

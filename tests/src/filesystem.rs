@@ -1,12 +1,16 @@
 //! A small ext4 file system in a file, mounted: real blocks that run out, and a disk that can be copied as a power loss leaves it.
-//! Beside it a disk for a machine to mount, and a folder over another one. In: a folder, a size. Out: where it is mounted.
+//! Beside it one whose device errs, a disk for a machine to mount, and a folder over another one. In: a folder, a size. Out: where it is
+//! mounted.
 //! Never: outlives the value, also when a test fails. Needs root and loop devices.
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use rustix::fs::{Advice, fadvise};
 
 use crate::program::run;
 
@@ -119,6 +123,99 @@ impl Drop for Hog {
     }
 }
 
+/// A file system without a journal, so that nothing but the program above it minds, on a device that errs when told to (EIO). The device is
+/// a file in an ext4 file system of its own: that one has the means, whatever this host's folders are on.
+#[derive(Debug)]
+pub struct Ailing {
+    disk: Disk,
+    mount: Option<Mount>,
+    file: PathBuf,
+    _below: FileSystem,
+}
+
+/// Blocks of [`Ailing`].
+const BLOCK_BYTES: u64 = 4096;
+
+impl Ailing {
+    /// Makes one of `bytes` in `folder`, in good health.
+    ///
+    /// # Panics
+    /// When it cannot be made or mounted.
+    #[must_use]
+    pub fn new(folder: &Path, bytes: u64) -> Self {
+        let folder = folder.join("ailing");
+        fs::create_dir_all(&folder).unwrap();
+        let below = FileSystem::new(&folder, bytes + bytes / 8 + (16 << 20));
+        let file = below.at().join("device");
+        File::create(&file).unwrap().set_len(bytes).unwrap();
+        // With extents: a block of block numbers that could not be written would be read again as it was, and files lose what they had.
+        let made = ["-q", "-F", "-m", "0", "-O", "^has_journal", "-b", &BLOCK_BYTES.to_string(), "-E", "lazy_itable_init=0"];
+        run("mkfs.ext4", &[&made[..], &[file.to_str().unwrap()]].concat());
+        // Where the page cache is between the two, some kernels give zeros for what cannot be read.
+        let device = run("losetup", &["--find", "--show", "--direct-io=on", file.to_str().unwrap()]);
+        let disk = Disk { device: device.trim().into() };
+        let at = folder.join("disk");
+        fs::create_dir_all(&at).unwrap();
+        run("mount", &["-o", "errors=continue", disk.device(), at.to_str().unwrap()]);
+        Self { disk, mount: Some(Mount { at: at.clone(), top: at }), file, _below: below }
+    }
+
+    /// Where it is mounted.
+    ///
+    /// # Panics
+    /// Never: it is mounted until it is dropped.
+    #[must_use]
+    pub fn at(&self) -> &Path {
+        self.mount.as_ref().unwrap().at()
+    }
+
+    /// From here on every write to the device fails, until the value is dropped.
+    ///
+    /// # Panics
+    /// When it cannot be made to.
+    #[must_use]
+    pub fn refuse_writes(&self) -> Refusing {
+        run("sync", &["-f", self.at().to_str().unwrap()]);
+        run("chattr", &["+i", self.file.to_str().unwrap()]);
+        Refusing(self.file.clone())
+    }
+
+    /// From here on the last block of the file called `name`, in its top folder, cannot be read; no other file may be there.
+    ///
+    /// # Panics
+    /// When it can be read all the same.
+    pub fn lose_last_block(&self, name: &str) {
+        let path = self.at().join(name);
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        let blocks = run("debugfs", &["-R", &format!("blocks /{name}"), self.disk.device()]);
+        let last = blocks.split_whitespace().filter_map(|block| block.parse::<u64>().ok()).max().unwrap();
+        // What lies behind the end of its file the device does not have.
+        File::options().write(true).open(&self.file).unwrap().set_len(last * BLOCK_BYTES).unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        let at = (file.metadata().unwrap().len() - 1) / BLOCK_BYTES * BLOCK_BYTES;
+        let read = file.read_exact_at(&mut [0], at).map_err(|cause| cause.raw_os_error());
+        assert_eq!(read, Err(Some(rustix::io::Errno::IO.raw_os_error())), "the last block of {} can be read", path.display());
+    }
+}
+
+impl Drop for Ailing {
+    fn drop(&mut self) {
+        drop(Refusing(self.file.clone()));
+        self.mount = None;
+    }
+}
+
+/// A device that refuses to be written to. In good health again with the end of the value.
+#[derive(Debug)]
+pub struct Refusing(PathBuf);
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(&self.0).status();
+    }
+}
+
 /// A disk with an ext4 file system that bears a label, not mounted. Detached with the value.
 #[derive(Debug)]
 pub struct Disk {
@@ -189,6 +286,17 @@ impl Mount {
         let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
         run("mount", &["-t", "overlay", "overlay", "-o", &options, merged.to_str().unwrap()]);
         mount
+    }
+
+    /// A file instead of another one, which is there again with the end of the value. Whoever is already in a mount namespace of their own
+    /// may not see it.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    #[must_use]
+    pub fn instead_of(file: &Path, by: &Path) -> Self {
+        run("mount", &["--bind", by.to_str().unwrap(), file.to_str().unwrap()]);
+        Self { at: file.into(), top: file.into() }
     }
 
     /// Where.

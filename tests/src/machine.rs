@@ -224,6 +224,20 @@ impl Machine {
         ours.find(numbered).unwrap_or_else(|| panic!("no process has the number {main} in the machine"))
     }
 
+    /// The agent's threads whose names begin so, as this host numbers them, in the order of their numbers.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn threads(&self, name: &str) -> Vec<u32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.agent_pid())).unwrap().map(|task| task.unwrap().path());
+        let named = tasks.filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|found| found.starts_with(name)));
+        let mut threads: Vec<u32> = named.map(|task| task.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect();
+        threads.sort_unstable();
+        assert!(!threads.is_empty(), "the agent has no thread called {name}");
+        threads
+    }
+
     /// Starts or restarts it, and gives how long that took: until it said that it is ready.
     pub fn systemctl(&self, verb: &str) -> Duration {
         // Starts that a test orders are no crash loop.
@@ -295,6 +309,44 @@ impl Drop for Machine {
             println!("the machine's journal:\n{}", self.journal_of(&UNITS));
         }
         self.power_off();
+    }
+}
+
+/// Threads that stand still while the others of their process go on: each waits in its next system call, for longer than a test takes.
+/// They go on with the end of the value.
+#[derive(Debug)]
+pub struct StandStill(Child);
+
+/// In which strace keeps a thread, microseconds.
+const STANDS_US: u32 = 600_000_000;
+
+impl StandStill {
+    /// Stops them.
+    ///
+    /// # Panics
+    /// When they do not stop.
+    #[must_use]
+    pub fn of(threads: &[u32]) -> Self {
+        let mut strace = Command::new("strace");
+        strace.args(["-o", "/dev/null", "-e", &format!("inject=all:delay_enter={STANDS_US}")]);
+        strace.args(threads.iter().flat_map(|thread| ["-p".to_owned(), thread.to_string()]));
+        let strace = strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut stopped = Self(strace.unwrap_or_else(|cause| panic!("cannot run strace: {cause}; see tests/setup/system.sh")));
+        let end = Instant::now() + Duration::from_secs(10);
+        let stands = |thread: &u32| fs::read_to_string(format!("/proc/{thread}/status")).is_ok_and(|status| status.contains("State:\tt"));
+        while !threads.iter().all(stands) {
+            assert!(matches!(stopped.0.try_wait(), Ok(None)), "strace has ended: may it trace (CAP_SYS_PTRACE)?");
+            assert!(Instant::now() < end, "the threads {threads:?} do not stand still after ten seconds");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        stopped
+    }
+}
+
+impl Drop for StandStill {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -3,9 +3,9 @@
 //! LocalStack is the SNS and the SQS.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -132,28 +132,48 @@ pub enum Passage {
     Shut,
     /// It is let in and never answered.
     Hole,
+    /// The next mail gets through, and its answer is lost; then all is as with [`Self::Open`].
+    Lossy,
+    /// It is answered that it is not allowed, as SNS does.
+    Denied,
 }
+
+impl Passage {
+    const ALL: [Self; 5] = [Self::Open, Self::Shut, Self::Hole, Self::Lossy, Self::Denied];
+}
+
+/// What SNS answers to one who may not (Amazon SNS API Reference, "Common Errors").
+const DENIAL: &str = "<ErrorResponse xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\"><Error><Type>Sender</Type><Code>AuthorizationError</Code>\
+    <Message>User is not authorized to perform this action on resource</Message></Error><RequestId>0</RequestId></ErrorResponse>";
 
 /// What stands between an agent and the topic.
 #[derive(Debug)]
 pub struct Door {
     address: SocketAddr,
-    passage: Arc<AtomicU8>,
-    passing: Arc<Mutex<Vec<TcpStream>>>,
+    way: Arc<Way>,
+}
+
+/// What its connections share.
+#[derive(Debug, Default)]
+struct Way {
+    passage: AtomicU8,
+    passing: Mutex<Vec<TcpStream>>,
+    published: Mutex<Vec<String>>,
 }
 
 impl Door {
     /// One in this thread's network namespace.
     fn open(port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let door = Self { address: listener.local_addr().unwrap(), passage: Arc::default(), passing: Arc::default() };
-        let (passage, passing) = (door.passage.clone(), door.passing.clone());
+        let door = Self { address: listener.local_addr().unwrap(), way: Arc::default() };
+        let way = door.way.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                match passage.load(Ordering::SeqCst) {
-                    open if open == Passage::Open as u8 => pass(stream, port, &passing),
-                    hole if hole == Passage::Hole as u8 => passing.lock().unwrap().push(stream),
-                    _ => {}
+                match way.passage() {
+                    Passage::Open | Passage::Lossy => pass(stream, port, &way),
+                    Passage::Shut => {}
+                    Passage::Hole => way.passing.lock().unwrap().push(stream),
+                    Passage::Denied => deny(stream, &way),
                 }
             }
         });
@@ -162,21 +182,97 @@ impl Door {
 
     /// From now on; whatever is under way is cut off.
     pub fn set(&self, passage: Passage) {
-        self.passage.store(passage as u8, Ordering::SeqCst);
-        for stream in self.passing.lock().unwrap().drain(..) {
+        self.way.passage.store(passage as u8, Ordering::SeqCst);
+        for stream in self.way.passing.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+
+    /// The requests with mails that got through, answered or not, in this order, as they stood on the wire.
+    #[must_use]
+    pub fn published(&self) -> Vec<String> {
+        self.way.published.lock().unwrap().clone()
+    }
 }
 
-fn pass(stream: TcpStream, port: u16, passing: &Mutex<Vec<TcpStream>>) {
-    let Ok(behind) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return };
-    passing.lock().unwrap().extend([stream.try_clone().unwrap(), behind.try_clone().unwrap()]);
-    for (mut from, mut to) in [(stream.try_clone().unwrap(), behind.try_clone().unwrap()), (behind, stream)] {
-        thread::spawn(move || {
-            let _ = io::copy(&mut from, &mut to);
-            let _ = to.flush();
-            let _ = to.shutdown(Shutdown::Write);
-        });
+impl Way {
+    fn passage(&self) -> Passage {
+        let now = self.passage.load(Ordering::SeqCst);
+        Passage::ALL.into_iter().find(|passage| *passage as u8 == now).unwrap()
     }
+
+    /// Takes note of a request; whether its answer is to be lost.
+    fn note(&self, request: String) -> bool {
+        if !request.starts_with("Action=Publish&") {
+            return false;
+        }
+        self.published.lock().unwrap().push(request);
+        let (lossy, open) = (Passage::Lossy as u8, Passage::Open as u8);
+        self.passage.compare_exchange(lossy, open, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+fn pass(stream: TcpStream, port: u16, way: &Arc<Way>) {
+    let Ok(behind) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return };
+    way.passing.lock().unwrap().extend([stream.try_clone().unwrap(), behind.try_clone().unwrap()]);
+    let lost = Arc::new(AtomicBool::new(false));
+    let (mut from, mut to) = (stream.try_clone().unwrap(), behind.try_clone().unwrap());
+    let (noting, losing) = (way.clone(), lost.clone());
+    thread::spawn(move || {
+        let mut requests = Vec::new();
+        let _ = carry(&mut from, &mut to, |bytes| {
+            requests.extend_from_slice(bytes);
+            while let Some(request) = take_request(&mut requests) {
+                losing.fetch_or(noting.note(request), Ordering::SeqCst);
+            }
+            true
+        });
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    let (mut from, mut to) = (behind, stream);
+    thread::spawn(move || {
+        let _ = carry(&mut from, &mut to, |_| !lost.load(Ordering::SeqCst));
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
+
+/// Carries what comes, as long as `allowed` says so of it.
+fn carry(from: &mut TcpStream, to: &mut TcpStream, mut allowed: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+    let mut bytes = [0; 16 << 10];
+    loop {
+        let read = from.read(&mut bytes)?;
+        if read == 0 || !allowed(&bytes[..read]) {
+            return Ok(());
+        }
+        to.write_all(&bytes[..read])?;
+    }
+}
+
+fn deny(mut stream: TcpStream, way: &Way) {
+    way.passing.lock().unwrap().push(stream.try_clone().unwrap());
+    thread::spawn(move || -> io::Result<()> {
+        let (mut requests, mut bytes) = (Vec::new(), [0; 16 << 10]);
+        loop {
+            let read = stream.read(&mut bytes)?;
+            if read == 0 {
+                return Ok(());
+            }
+            requests.extend_from_slice(&bytes[..read]);
+            while take_request(&mut requests).is_some() {
+                let head = format!("HTTP/1.1 403 Forbidden\r\nContent-Type: text/xml\r\nContent-Length: {}", DENIAL.len());
+                write!(stream, "{head}\r\n\r\n{DENIAL}")?;
+            }
+        }
+    });
+}
+
+/// Takes the body of the first request, when all of it is there.
+fn take_request(bytes: &mut Vec<u8>) -> Option<String> {
+    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let lines = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+    let length = lines.lines().find_map(|line| line.strip_prefix("content-length:")).map_or(0, |length| length.trim().parse().unwrap());
+    let rest = bytes.get(head..head + length).map(|body| String::from_utf8_lossy(body).into_owned())?;
+    bytes.drain(..head + length);
+    Some(rest)
 }

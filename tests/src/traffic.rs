@@ -44,6 +44,12 @@ impl Traffic {
         Self { stop, sent, thread }
     }
 
+    /// How many it has sent.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Acquire)
+    }
+
     /// Stops, and gives how many it sent.
     ///
     /// # Panics

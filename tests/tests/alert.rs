@@ -246,3 +246,63 @@ fn the_command_sends_words_and_tests_beside_an_agent_and_without_one_and_says_wh
     let (code, said) = bench.command(&settings.set("alert.topic_arn", ""), &["alert", "--test"]);
     assert!(code == Some(1) && said.contains("alert.topic_arn"), "{code:?}: {said}");
 }
+
+#[test]
+fn a_mail_whose_answer_is_lost_comes_again_under_the_same_id_before_the_next_and_nothing_else_is_doubled() {
+    let _alone = alone();
+    let bench = Bench::new();
+    bench.mailbox.subscribe();
+    bench.mailbox.door.set(Passage::Shut);
+    // Without a bucket: a trouble, a word of a person, and the start of another agent wait one behind the other.
+    let mut agent = bench.start(&bench.settings());
+    agent.wait_for("the trouble is filed", Duration::from_secs(20), |_| waiting(bench.folder.path()) == 1);
+    agent.kill();
+    let (code, said) = bench.command(&bench.settings(), &["alert", "--subject", "word", "--message", "by hand"]);
+    assert!(code == Some(75) && waiting(bench.folder.path()) == 2, "{code:?}: {said}");
+    bench.mailbox.door.set(Passage::Lossy);
+    let mut agent = bench.start(&bench.settings().set("alert.on_start", true));
+    let mut mails = bench.mailbox.mails(4, Duration::from_secs(60));
+    agent.wait_for("nothing waits", Duration::from_secs(10), |_| waiting(bench.folder.path()) == 0);
+    mails.extend(bench.mailbox.mails(1, Duration::from_secs(2)));
+    let kinds = ["FAILURE", "word", "STARTED"];
+    let kind = |text: &str| kinds.into_iter().find(|kind| text.contains(kind)).unwrap_or_else(|| panic!("not one of ours: {text}"));
+    let wire = bench.mailbox.door.published();
+    assert_eq!(wire.iter().map(|request| kind(request)).collect::<Vec<_>>(), ["FAILURE", "FAILURE", "word", "STARTED"]);
+    let mut come: Vec<_> = mails.iter().map(|mail| kind(&mail.subject)).collect();
+    come.sort_unstable();
+    assert_eq!(come, ["FAILURE", "FAILURE", "STARTED", "word"]);
+    let twins: Vec<_> = mails.iter().filter(|mail| mail.subject.contains("FAILURE")).collect();
+    assert_eq!((twins[0].trouble(), &twins[0].body), (twins[1].trouble(), &twins[1].body), "one mail, twice");
+    assert_eq!(left(&agent).len(), kinds.len(), "each has left once as far as the agent knows: {:?}", left(&agent));
+    agent.stop(Duration::from_secs(10));
+}
+
+#[test]
+fn a_topic_that_denies_is_said_and_counted_and_gets_each_mail_once_when_it_allows_them() {
+    let _alone = alone();
+    let bench = Bench::new();
+    bench.mailbox.subscribe();
+    bench.mailbox.door.set(Passage::Denied);
+    let mut agent = bench.start(&bench.settings().set("alert.on_start", true));
+    agent.wait_counters("the mails wait and are tried again", Duration::from_secs(30), |counters| {
+        counters.get("mails_waiting") == 2 && counters.get("mail_failures") >= 2
+    });
+    let metrics = agent.get("/metrics").unwrap();
+    for line in ["tapfleet_mails_waiting 2", "tapfleet_healthy 1"] {
+        assert!(metrics.lines().any(|found| found == line), "no '{line}' in {metrics}");
+    }
+    assert!(metrics.contains("tapfleet_mail_failures_total "), "{metrics}");
+    let log = agent.log();
+    for words in ["a mail waits in the outbox", "AuthorizationError: User is not authorized", "allow the agent's role sns:Publish"] {
+        assert!(log.contains(words), "it is not said: {words}");
+    }
+    assert_eq!((waiting(bench.folder.path()), left(&agent).len()), (2, 0));
+    bench.mailbox.door.set(Passage::Open);
+    let mut mails = bench.mailbox.mails(2, Duration::from_secs(60));
+    agent.wait_counters("none waits", Duration::from_secs(10), |counters| counters.get("mails_waiting") == 0);
+    mails.extend(bench.mailbox.mails(1, Duration::from_secs(2)));
+    let [start, begin] = <[String; 2]>::try_from(left(&agent)).unwrap_or_else(|subjects| panic!("not two mails: {subjects:?}"));
+    assert!(start.contains("STARTED") && begin.ends_with("S3 refuses the captures"), "{start}, {begin}");
+    assert_eq!((mails.len(), bench.mailbox.door.published().len()), (2, 2), "each once: {mails:#?}");
+    agent.stop(Duration::from_secs(10));
+}

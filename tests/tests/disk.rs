@@ -1,4 +1,5 @@
-//! A spool's disk that is full: what each policy keeps and drops, counted; nothing that was kept is lost, and the agent can be stopped.
+//! A spool's disk that is full, or errs: what each policy keeps and drops, counted and mailed; nothing that was kept is lost or damaged, and
+//! the agent can be stopped.
 //! In: a small file system of the test's own, an S3 that comes late. Out: objects and manifests that add up.
 //! Needs: root, S3.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
@@ -7,24 +8,28 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use tapfleet_tests::agent::{Agent, BUCKET, Counters, Settings, sum};
+use tapfleet_tests::agent::{Agent, BUCKET, Counters, INSTANCE, Settings, sum};
 use tapfleet_tests::captures::records;
-use tapfleet_tests::filesystem::FileSystem;
-use tapfleet_tests::localstack::{LocalStack, make_bucket};
+use tapfleet_tests::filesystem::{Ailing, FileSystem, Mount};
+use tapfleet_tests::localstack::make_bucket;
+use tapfleet_tests::mailbox::{Mail, Mailbox};
 use tapfleet_tests::netns::{Pair, SOURCE_V4, TAP, TAP_V4};
 use tapfleet_tests::packet::{Aws, Ethernet, Ipv4, Udp, pcap};
 
-/// The files of a folder with this ending.
+/// The files of a folder with this ending, oldest first.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+    let mut paths: Vec<_> = entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+    paths.sort();
+    paths
 }
 
 /// More than the buffers between recorder and disk hold.
@@ -185,8 +190,10 @@ impl Sampler {
 }
 
 struct Bench {
+    spool: PathBuf,
     disk: FileSystem,
-    s3: LocalStack,
+    /// S3 too.
+    mailbox: Mailbox,
     door: Door,
     pair: Pair,
     folder: tempfile::TempDir,
@@ -195,21 +202,25 @@ struct Bench {
 impl Bench {
     fn new(way: Way) -> Self {
         let pair = Pair::new();
-        let s3 = LocalStack::start(Some(pair.tap.name()));
-        let door = Door::new(&pair, s3.port(), way);
+        let mailbox = Mailbox::new(pair.tap.name());
+        let door = Door::new(&pair, mailbox.aws.port(), way);
         let folder = tempfile::tempdir().unwrap();
         let disk = FileSystem::new(folder.path(), DISK);
-        let bench = Self { disk, s3, door, pair, folder };
-        bench.ask(async || make_bucket(&bench.s3.client(), BUCKET).await);
+        let bench = Self { spool: disk.at().join("spool"), disk, mailbox, door, pair, folder };
+        bench.ask(async || make_bucket(&bench.mailbox.aws.client(), BUCKET).await);
         bench
     }
 
     fn spool(&self) -> PathBuf {
-        self.disk.at().join("spool")
+        self.spool.clone()
     }
 
     fn start(&self, on_full: &str, max_bytes: u64) -> Agent {
-        Agent::ready(Some(self.pair.tap.name()), &self.settings(on_full, max_bytes), self.folder.path())
+        self.start_with(&self.settings(on_full, max_bytes))
+    }
+
+    fn start_with(&self, settings: &Settings) -> Agent {
+        Agent::ready(Some(self.pair.tap.name()), settings, self.folder.path())
     }
 
     fn settings(&self, on_full: &str, max_bytes: u64) -> Settings {
@@ -222,11 +233,18 @@ impl Bench {
             .set("spool.allow_root_device", false)
     }
 
+    /// The same with alerts, which nobody takes.
+    fn with_alerts(&self, on_full: &str) -> Settings {
+        self.settings(on_full, BUDGET)
+            .set("alert.topic_arn", "arn:aws:sns:us-east-1:000000000000:alerts")
+            .set("alert.dir", self.folder.path().join("outbox").to_str().unwrap())
+            .variable("AWS_ENDPOINT_URL_SNS", "http://127.0.0.1:9")
+    }
+
     /// Sends frames numbered from `first`.
     fn send(&self, first: u64, frames: u64) {
         self.pair.source.run(|| {
-            let inner = Ethernet::default() / Ipv4::new([10, 0, 0, 1], [10, 0, 0, 2]) / Udp::new(1, 2) / vec![0; PAYLOAD];
-            let mut datagram = Aws::default().direct_datagram(inner).build();
+            let mut datagram = Aws::default().direct_datagram(frame()).build();
             let end = datagram.len() - 8;
             let socket = UdpSocket::bind((Ipv4Addr::from(SOURCE_V4), 0)).unwrap();
             let begun = Instant::now();
@@ -266,12 +284,24 @@ impl Bench {
         self.stored()
     }
 
+    /// How many bytes of an unfinished capture S3 has.
+    fn parts_of(&self, data: &Path) -> u64 {
+        let journal = fs::read_to_string(data.with_extension("journal")).unwrap();
+        let records: Vec<Value> = journal.lines().map(|line| serde_json::from_str(&line[9..]).unwrap()).collect();
+        let key = records[0]["key"].as_str().unwrap();
+        let Some(id) = records.iter().find_map(|record| record["upload_id"].as_str()) else { return 0 };
+        self.ask(async || {
+            let parts = self.mailbox.aws.client().list_parts().bucket(BUCKET).key(key).upload_id(id).send().await.unwrap();
+            parts.parts().iter().map(|part| part.size().unwrap().cast_unsigned()).sum()
+        })
+    }
+
     /// The frames and manifests in S3, of which nothing is left in the spool.
     fn stored(&self) -> (BTreeSet<u64>, Vec<Value>) {
         let left: Vec<_> = fs::read_dir(self.spool()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| name == "lock"), "what S3 has is gone from the spool: {left:?}");
         let (files, manifests) = self.ask(async || {
-            let s3 = self.s3.client();
+            let s3 = self.mailbox.aws.client();
             let (mut files, mut manifests) = (Vec::new(), Vec::new());
             let mut pages = s3.list_objects_v2().bucket(BUCKET).into_paginator().send();
             while let Some(page) = pages.next().await {
@@ -289,18 +319,25 @@ impl Bench {
             assert!(uploads.uploads().is_empty(), "multipart uploads are left behind: {uploads:?}");
             (files, manifests)
         });
-        let mut numbers = BTreeSet::new();
+        let (mut numbers, sent) = (BTreeSet::new(), frame());
         for (key, file) in files {
             let records = records(&file);
             let frames = manifests.iter().find(|manifest| manifest["key"] == key.as_str()).map(|manifest| &manifest["frames"]);
             assert_eq!(frames.and_then(Value::as_u64), Some(records.len() as u64), "{key} and its manifest");
             for record in records {
-                let number = u64::from_be_bytes(record.bytes[record.bytes.len() - 8..].try_into().unwrap());
+                let (bytes, number) = record.bytes.split_last_chunk().unwrap();
+                let number = u64::from_be_bytes(*number);
+                assert!(sent.starts_with(bytes) && sent.len() == bytes.len() + 8, "frame {number} is not as it was sent");
                 assert!(numbers.insert(number), "frame {number} is there twice");
             }
         }
         (numbers, manifests)
     }
+}
+
+/// The frame that is sent; its last eight bytes are its number.
+fn frame() -> Vec<u8> {
+    (Ethernet::default() / Ipv4::new([10, 0, 0, 1], [10, 0, 0, 2]) / Udp::new(1, 2) / vec![0; PAYLOAD]).build()
 }
 
 /// What the manifests say was given by the kernel, written, and dropped for these reasons.
@@ -371,7 +408,7 @@ fn where_the_disk_is_the_limit_no_more_gives_way_than_must_also_while_somebody_h
     let _hog = bench.disk.fill(ROOM);
     // So that one too many is more than what is asked ahead.
     let settings = bench.settings("drop-oldest", 1 << 40).set("record.max_bytes", 8 << 20);
-    let mut agent = Agent::ready(Some(bench.pair.tap.name()), &settings, bench.folder.path());
+    let mut agent = bench.start_with(&settings);
     let (spool, stop) = (bench.spool(), Arc::new(AtomicBool::new(false)));
     let reader = thread::spawn({
         let (spool, stop) = (spool.clone(), stop.clone());
@@ -516,12 +553,7 @@ fn the_levels_of_70_and_95_percent_stand_in_metrics_and_each_is_a_trouble_that_b
     const HIGH: &str = "the spool is filling up";
     const CRITICAL: &str = "the spool is almost full";
     let bench = Bench::new(Way::Closed);
-    let settings = bench
-        .settings("drop-newest", BUDGET)
-        .set("alert.topic_arn", "arn:aws:sns:us-east-1:000000000000:alerts")
-        .set("alert.dir", bench.folder.path().join("outbox").to_str().unwrap())
-        .variable("AWS_ENDPOINT_URL_SNS", "http://127.0.0.1:9");
-    let mut agent = Agent::ready(Some(bench.pair.tap.name()), &settings, bench.folder.path());
+    let mut agent = bench.start_with(&bench.with_alerts("drop-newest"));
     let part = |percent| BUDGET * percent / 100 / PAYLOAD as u64;
     bench.send(0, part(50));
     bench.settled(&mut agent, part(50));
@@ -543,4 +575,191 @@ fn the_levels_of_70_and_95_percent_stand_in_metrics_and_each_is_a_trouble_that_b
     *bench.door.way.lock().unwrap() = Way::Open;
     agent.wait_for("it is empty", Duration::from_secs(60), |agent| level(agent) < 10);
     assert_eq!((begun(&agent, HIGH), begun(&agent, CRITICAL)), (1, 1), "{}", agent.log());
+}
+
+/// Has mails about a full spool sent by a policy, and reads them: the trouble of that title begins once and ends once when there is room again.
+fn mailed(on_full: &str, title: &str) {
+    let bench = Bench::new(Way::Closed);
+    bench.mailbox.subscribe();
+    let settings = bench
+        .with_alerts(on_full)
+        .set("alert.topic_arn", bench.mailbox.topic.as_str())
+        .set("alert.silence", "0s")
+        .variable("AWS_ENDPOINT_URL_SNS", &bench.mailbox.endpoint());
+    let mut agent = bench.start_with(&settings);
+    bench.send(0, BUDGET * 130 / 100 / PAYLOAD as u64);
+    let (failure, over) = (format!("tapfleet FAILURE {INSTANCE}: {title}"), format!("tapfleet OVER {INSTANCE}: {title}"));
+    let mut mails = Vec::new();
+    let mut read_until = |subject: &str, limit| {
+        let end = Instant::now() + limit;
+        while Instant::now() < end && mails.iter().all(|mail: &Mail| mail.subject != subject) {
+            mails.extend(bench.mailbox.mails(1, Duration::from_secs(1)));
+        }
+        mails.clone()
+    };
+    assert!(read_until(&failure, Duration::from_secs(30)).iter().all(|mail| mail.subject != over), "{on_full}: over while it lasts");
+    let lost = agent.counters().map(|counters| (counters.reason("drops", "spool_full"), counters.get("frames_given_way"))).unwrap();
+    *bench.door.way.lock().unwrap() = Way::Open;
+    // A minute without a drop, and another one in which nothing says that it is there again.
+    let mails = read_until(&over, Duration::from_secs(200));
+    assert!(agent.stop(Duration::from_secs(20)).success());
+    let of = |subject: &str| mails.iter().filter(|mail| mail.subject == subject).collect::<Vec<_>>();
+    let ([begun], [ended]) = (&*of(&failure), &*of(&over)) else { panic!("{on_full}: {mails:#?}") };
+    assert_eq!(begun.trouble(), ended.trouble(), "both bear one id");
+    assert!(begun.body.contains("At stake:") && begun.body.contains("To do:"), "{}", begun.body);
+    for (_, other) in POLICIES.iter().skip(1).filter(|(policy, _)| *policy != on_full) {
+        assert!(mails.iter().all(|mail| !mail.subject.ends_with(other)), "{on_full}: {mails:#?}");
+    }
+    println!("{on_full}, {lost:?} lost:\n{}\n{}", begun.body, ended.body);
+}
+
+/// What the mails of each policy are about; frames that find no room are dropped by all three.
+const POLICIES: [(&str, &str); 3] = [
+    ("drop-newest", "the spool is full, packets are dropped"),
+    ("drop-oldest", "old captures are dropped for new ones"),
+    ("stop", "the spool is full, recording stopped"),
+];
+
+#[test]
+fn a_full_spool_is_mailed_about_in_the_words_of_its_policy_when_it_begins_and_once_when_it_is_over() {
+    thread::scope(|scope| {
+        for (on_full, title) in POLICIES {
+            scope.spawn(move || mailed(on_full, title));
+        }
+    });
+}
+
+#[test]
+fn a_disk_whose_writes_fail_for_a_while_is_told_of_and_waited_for_and_nothing_is_lost_that_was_kept() {
+    const WINDOW: Duration = Duration::from_secs(4);
+    let mut bench = Bench::new(Way::Open);
+    let disk = Ailing::new(bench.folder.path(), 512 << 20);
+    bench.spool = disk.at().join("spool");
+    let settings = bench.settings("drop-newest", 16 << 30).set("capture.ring_bytes", "8MiB");
+    let mut agent = bench.start_with(&settings.set("record.rotate_seconds", WINDOW.as_secs()));
+    let mut sent = 0;
+    let mut send = |frames| {
+        bench.send(sent, frames);
+        sent += frames;
+        sent
+    };
+    send(400);
+    agent.wait_counters("the first capture has arrived", Duration::from_secs(20), |counters| counters.get("segments_finished") > 0);
+    // So that what is written to it afterwards is more than what waits when the disk begins to fail.
+    agent.wait_for("another one is being sent, and grows for two seconds more", Duration::from_secs(30), |_| {
+        send(80);
+        let journal = files(&bench.spool(), "journal").pop();
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let left = WINDOW - Duration::from_millis(time.as_millis() as u64 % WINDOW.as_millis() as u64);
+        journal.is_some_and(|journal| fs::read_to_string(journal).unwrap_or_default().contains(r#""record":"part""#))
+            && left > Duration::from_secs(2)
+    });
+    let refusing = disk.refuse_writes();
+    // What is written from now on is in the page cache at best, and may never be on the disk.
+    let grown = files(&bench.spool(), "pcap").pop().map(|path| (fs::metadata(&path).unwrap().len(), path)).unwrap();
+    agent.wait_counters("all that can wait does, and the kernel drops", Duration::from_secs(60), |counters| {
+        send(400);
+        counters.get("kernel_drops") > 0
+    });
+    let status: Value = serde_json::from_str(&agent.get("/status").unwrap()).unwrap();
+    assert!(status["disk_waits_seconds"].as_u64() >= Some(3), "each try counts as a wait of its own: {status:#}");
+    assert!(agent.get("/healthz").is_some(), "a disk that errs is nothing that a new instance would cure");
+    let (durable, path) = grown;
+    let there = bench.parts_of(&path);
+    assert!(there <= durable, "{there} bytes of the capture are in S3, the disk has had {durable}");
+    let log = agent.log();
+    assert!(log.contains("trying again until it works") && log.contains("Input/output error"), "{log}");
+    for path in files(&bench.spool(), "manifest") {
+        let (Ok(facts), Ok(data)) = (fs::read(&path), fs::read(path.with_extension("pcap"))) else { continue };
+        let facts: Value = serde_json::from_slice(&facts).unwrap();
+        assert_eq!((facts["file_bytes"].as_u64(), facts["frames"].as_u64()), (Some(data.len() as u64), Some(records(&data).len() as u64)));
+    }
+    drop(refusing);
+    agent.wait_counters("all that waited is written", Duration::from_secs(60), |counters| {
+        let (given, judged) = counters.identity();
+        given == judged
+    });
+    let last = send(400);
+    let counters = agent.wait_counters("every frame is written or counted", Duration::from_secs(60), |counters| {
+        let (given, judged) = counters.identity();
+        given == judged && counters.get("frames_written") + counters.get("kernel_drops") == last
+    });
+    agent.wait_for("it has sent all by itself", Duration::from_secs(60), |_| files(&bench.spool(), "journal").is_empty());
+    let (frames, manifests) = bench.arrived(&mut agent);
+    assert_eq!(frames.len() as u64, counters.get("frames_written"), "what the agent says it wrote, and what is in S3");
+    let dropped: u64 = manifests.iter().filter_map(|manifest| manifest["losses"]["kernel_drops"].as_u64()).sum();
+    assert_eq!(dropped, counters.get("kernel_drops"), "what the manifests say was lost");
+    assert!(frames.contains(&0) && frames.contains(&(last - 1)), "it recorded before and after");
+    println!("{last} frames sent, {} in S3, {dropped} dropped by the kernel while the disk took nothing", frames.len());
+}
+
+#[test]
+fn a_capture_that_cannot_be_read_back_and_one_that_has_changed_stay_and_are_named_and_others_are_sent_meanwhile() {
+    let bench = Bench::new(Way::Closed);
+    let mut agent = bench.start("drop-newest", BUDGET);
+    let mut sent = 0;
+    let whole = || files(&bench.spool(), "pcap").into_iter().filter(|path| path.with_extension("manifest").exists());
+    agent.wait_for("there are whole ones", Duration::from_secs(30), |_| {
+        bench.send(sent, BURST);
+        sent += BURST;
+        whole().count() >= 3
+    });
+    bench.settled(&mut agent, sent);
+    assert!(agent.stop(Duration::from_secs(20)).success());
+    let mut by_size: Vec<_> = whole().map(|path| (fs::metadata(&path).unwrap().len(), path)).collect();
+    by_size.sort();
+    let [.., (bytes, rotten), (_, bad)] = &*by_size else { panic!("{by_size:?}") };
+    let facts = |path: &Path| serde_json::from_slice::<Value>(&fs::read(path.with_extension("manifest")).unwrap()).unwrap();
+    let keys = [rotten, bad].map(|path| facts(path)["key"].as_str().unwrap().to_owned());
+    // A block of the largest one goes bad; a byte of another one, that was never read, has another value.
+    let disk = Ailing::new(bench.folder.path(), 32 << 20);
+    fs::copy(bad, disk.at().join("bad")).unwrap();
+    disk.lose_last_block("bad");
+    let instead = Mount::instead_of(bad, &disk.at().join("bad"));
+    let flip = || {
+        let file = fs::File::options().read(true).write(true).open(rotten).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, bytes / 2).unwrap();
+        file.write_all_at(&[!byte[0]], bytes / 2).unwrap();
+    };
+    flip();
+
+    *bench.door.way.lock().unwrap() = Way::Open;
+    let mut agent = bench.start_with(&bench.with_alerts("drop-newest"));
+    let left = |_: &mut Agent| BTreeSet::from_iter(files(&bench.spool(), "pcap")) == BTreeSet::from([bad.clone(), rotten.clone()]);
+    agent.wait_for("all others are in S3", Duration::from_secs(30), left);
+    agent.wait_for("damage is a trouble at once", Duration::from_secs(20), |agent| begun(agent, "a capture cannot be sent") == 1);
+    // In five minutes that is one too, as `alert/rules.rs` has it, whatever else arrives.
+    let finished = agent.counters().unwrap().get("segments_finished");
+    agent.wait_counters("it counts as failing while others arrive", Duration::from_secs(30), |counters| {
+        bench.send(sent, BURST);
+        sent += BURST;
+        counters.get("segments_failing_seconds") >= 5 && counters.get("segments_finished") > finished
+    });
+    let object = |key: &str| {
+        bench.ask(async || {
+            let found = bench.mailbox.aws.client().get_object().bucket(BUCKET).key(key).send().await.ok()?;
+            Some(found.body.collect().await.unwrap().to_vec())
+        })
+    };
+    let named = |path: &Path, cause: &str| {
+        let status = object(&format!("status/{INSTANCE}.json")).map(|json| serde_json::from_slice::<Value>(&json).unwrap());
+        let of_it = |unsent: &&Value| unsent["capture_id"].as_str() == path.file_stem().unwrap().to_str();
+        let errors = status.iter().flat_map(|status| status["unsent"].as_array().unwrap()).filter(of_it);
+        errors
+            .filter_map(|unsent| unsent["last_error"].as_str())
+            .any(|error| error.contains(path.to_str().unwrap()) && error.contains(cause))
+    };
+    agent.wait_for("the status names both and says why", Duration::from_secs(90), |_| {
+        named(bad, "Input/output error") && named(rotten, "the disk has changed")
+    });
+    for key in keys {
+        assert_eq!(object(&key), None, "nothing is at {key}");
+    }
+    assert!(agent.stop(Duration::from_secs(20)).success());
+    // Both can be read again.
+    drop(instead);
+    flip();
+    agent.upload_rest();
+    assert!(bench.stored().0.into_iter().eq(0..sent), "all is in S3 as it was sent");
 }

@@ -4,6 +4,8 @@
 //! In: `faulty_s3` on loopback, spool folders made by hand. Out: what is in the bucket, how often it was asked.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,11 +13,14 @@ use std::time::{Duration, Instant, SystemTime};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::credential_fn::provide_credentials_fn;
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use tapfleet::config::Written;
 use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::Kind;
 use tapfleet::upload::manifest::Manifest;
+use tapfleet::upload::queue::offset;
 use tapfleet::upload::s3::Patience;
 use tapfleet::upload::{self, Reserved, S3, checksum};
+use tapfleet_tests::faulty_s3::clock::Clock;
 use tapfleet_tests::faulty_s3::script::{Fault, Op};
 use tapfleet_tests::faulty_s3::{FaultyS3, SECRET};
 use tapfleet_tests::segments::{BUCKET, Segment, files, first_key, folder, id, manifest_key, pattern, settings};
@@ -73,10 +78,25 @@ impl Bench {
     }
 
     fn start_to(&self, store: Arc<S3>) -> Running {
+        self.start_with(settings(LOOK_EVERY), store)
+    }
+
+    fn start_with(&self, settings: upload::Settings, store: Arc<S3>) -> Running {
         let (stop, stopped) = watch::channel(false);
-        let run =
-            upload::run(settings(LOOK_EVERY), folder(self.dir.path()).unwrap(), self.counters.clone(), store, Reserved::default(), stopped);
+        let run = upload::run(settings, folder(self.dir.path()).unwrap(), self.counters.clone(), store, Reserved::default(), stopped);
         Running { task: tokio::spawn(run), _stop: stop }
+    }
+
+    /// Makes the segment's file as long as so many whole parts.
+    fn grow(&self, parts: u64) {
+        let file = OpenOptions::new().write(true).open(self.segment.path("pcap")).unwrap();
+        file.set_len(parts * 8 * MIB as u64).unwrap();
+    }
+
+    /// What S3 refused for the bucket's or the key's sake, for the credentials', for the clock's.
+    fn refusals(&self) -> [u64; 3] {
+        let counters = &self.counters;
+        [&counters.upload_refusals, &counters.credential_refusals, &counters.clock_refusals].map(|refusals| refusals.get())
     }
 
     /// Promise 3, at any moment.
@@ -156,12 +176,18 @@ struct Row {
     op: Op,
     calls: RangeInclusive<u32>,
     fault: Fault,
-    /// Uploads that may be created for it.
+    /// How often an upload is to be created for it, the tries that go wrong included.
     creates: u32,
 }
 
 fn row(op: Op, calls: RangeInclusive<u32>, fault: Fault, creates: u32) -> Row {
     Row { op, calls, fault, creates }
+}
+
+/// A row whose fault costs no upload: one is created, after as many tries as went wrong with that.
+fn same_upload(op: Op, calls: RangeInclusive<u32>, fault: Fault) -> Row {
+    let creates = 1 + if op == Op::Create { *calls.end() } else { 0 };
+    row(op, calls, fault, creates)
 }
 
 /// Each row alone: the fault comes, and the segment arrives under its own key.
@@ -173,7 +199,7 @@ async fn each(rows: Vec<Row>) {
         bench.arrives_at(&first_key()).await;
         running.kill().await;
         assert!(bench.server.hit() > 0, "{op:?} {fault:?} never happened");
-        assert!(bench.server.calls(Op::Create) <= creates, "{op:?} {fault:?}: {} uploads were created", bench.server.calls(Op::Create));
+        assert_eq!(bench.server.calls(Op::Create), creates, "{op:?} calls {calls:?} {fault:?}: calls that create an upload");
         assert_eq!(bench.counters.key_collisions.get(), 0, "{op:?} {fault:?}");
         // Of a creation whose answer was lost nobody knows the id: that upload waits for the sweep.
         if op != Op::Create {
@@ -212,16 +238,16 @@ async fn without_a_fault_the_server_lets_a_segment_arrive() {
 async fn an_answer_that_is_lost_after_the_call_was_done_costs_no_second_object() {
     let lost = Fault::LoseAnswer;
     each(vec![
-        row(Op::Create, 1..=1, lost, 2),
-        row(Op::Create, 1..=ATTEMPTS, lost, 2 * ATTEMPTS),
-        row(Op::Part, 1..=1, lost, 1),
-        row(Op::Part, 1..=2 * ATTEMPTS, lost, 1),
-        row(Op::Complete, 1..=1, lost, 1),
-        row(Op::Complete, 1..=ATTEMPTS, lost, 1),
-        row(Op::PutManifest, 1..=1, lost, 1),
-        row(Op::PutManifest, 1..=ATTEMPTS, lost, 1),
-        row(Op::Head, 1..=ATTEMPTS, lost, 1),
-        row(Op::HeadManifest, 1..=ATTEMPTS, lost, 1),
+        same_upload(Op::Create, 1..=1, lost),
+        same_upload(Op::Create, 1..=ATTEMPTS, lost),
+        same_upload(Op::Part, 1..=1, lost),
+        same_upload(Op::Part, 1..=2 * ATTEMPTS, lost),
+        same_upload(Op::Complete, 1..=1, lost),
+        same_upload(Op::Complete, 1..=ATTEMPTS, lost),
+        same_upload(Op::PutManifest, 1..=1, lost),
+        same_upload(Op::PutManifest, 1..=ATTEMPTS, lost),
+        same_upload(Op::Head, 1..=ATTEMPTS, lost),
+        same_upload(Op::HeadManifest, 1..=ATTEMPTS, lost),
     ])
     .await;
 }
@@ -229,9 +255,9 @@ async fn an_answer_that_is_lost_after_the_call_was_done_costs_no_second_object()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_breaks_off_in_the_middle_is_no_answer() {
     each(vec![
-        row(Op::Create, 1..=ATTEMPTS, Fault::TruncateAnswer, 2 * ATTEMPTS),
-        row(Op::Complete, 1..=1, Fault::TruncateAnswer, 1),
-        row(Op::Complete, 1..=ATTEMPTS, Fault::TruncateAnswer, 1),
+        same_upload(Op::Create, 1..=ATTEMPTS, Fault::TruncateAnswer),
+        same_upload(Op::Complete, 1..=1, Fault::TruncateAnswer),
+        same_upload(Op::Complete, 1..=ATTEMPTS, Fault::TruncateAnswer),
     ])
     .await;
 }
@@ -240,8 +266,8 @@ async fn an_answer_that_breaks_off_in_the_middle_is_no_answer() {
 async fn an_endpoint_that_takes_requests_and_never_answers_is_waited_for_in_bounded_time() {
     let mut rows = Vec::new();
     for op in [Op::Head, Op::Create, Op::Part, Op::Complete, Op::PutManifest, Op::HeadManifest] {
-        rows.push(row(op, 1..=ATTEMPTS, Fault::HangBeforeReading, 1 + ATTEMPTS));
-        rows.push(row(op, 1..=ATTEMPTS, Fault::HangAfterReading, 1 + ATTEMPTS));
+        rows.push(same_upload(op, 1..=ATTEMPTS, Fault::HangBeforeReading));
+        rows.push(same_upload(op, 1..=ATTEMPTS, Fault::HangAfterReading));
     }
     each(rows).await;
 }
@@ -249,7 +275,7 @@ async fn an_endpoint_that_takes_requests_and_never_answers_is_waited_for_in_boun
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_reset_in_the_middle_of_a_request_costs_another_try() {
     let ops = [Op::Create, Op::Part, Op::Complete, Op::PutManifest];
-    each(ops.map(|op| row(op, 1..=ATTEMPTS + 1, Fault::ResetInMidRequest, 2 + ATTEMPTS)).into()).await;
+    each(ops.map(|op| same_upload(op, 1..=ATTEMPTS + 1, Fault::ResetInMidRequest)).into()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -257,7 +283,7 @@ async fn an_error_of_the_server_and_a_throttle_are_waited_out() {
     let mut rows = Vec::new();
     for op in [Op::Head, Op::Create, Op::Part, Op::Complete, Op::PutManifest, Op::HeadManifest] {
         for (status, code) in [(500, "InternalError"), (503, "SlowDown"), (429, "TooManyRequests")] {
-            rows.push(row(op, 1..=ATTEMPTS + 1, Fault::Refuse(status, code), 2 + ATTEMPTS));
+            rows.push(same_upload(op, 1..=ATTEMPTS + 1, Fault::Refuse(status, code)));
         }
     }
     each(rows).await;
@@ -266,12 +292,12 @@ async fn an_error_of_the_server_and_a_throttle_are_waited_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_that_comes_with_status_200_or_after_the_call_was_done_is_an_error_and_still_one_object() {
     each(vec![
-        row(Op::Complete, 1..=1, Fault::Refuse(200, "InternalError"), 1),
-        row(Op::Complete, 1..=ATTEMPTS, Fault::Refuse(200, "InternalError"), 1),
-        row(Op::Complete, 1..=1, Fault::DoAndRefuse(200, "InternalError"), 1),
-        row(Op::Complete, 1..=ATTEMPTS, Fault::DoAndRefuse(500, "InternalError"), 1),
+        same_upload(Op::Complete, 1..=1, Fault::Refuse(200, "InternalError")),
+        same_upload(Op::Complete, 1..=ATTEMPTS, Fault::Refuse(200, "InternalError")),
+        same_upload(Op::Complete, 1..=1, Fault::DoAndRefuse(200, "InternalError")),
+        same_upload(Op::Complete, 1..=ATTEMPTS, Fault::DoAndRefuse(500, "InternalError")),
         row(Op::Complete, 1..=1, Fault::Refuse(200, "InvalidPart"), 2),
-        row(Op::PutManifest, 1..=ATTEMPTS, Fault::DoAndRefuse(500, "InternalError"), 1),
+        same_upload(Op::PutManifest, 1..=ATTEMPTS, Fault::DoAndRefuse(500, "InternalError")),
     ])
     .await;
 }
@@ -330,9 +356,9 @@ async fn a_completion_that_is_sent_twice_gives_one_object_whether_the_store_answ
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_byte_that_changes_on_its_way_never_becomes_an_object() {
     each(vec![
-        row(Op::Part, 1..=1, Fault::FlipByte, 2),
-        row(Op::Part, 1..=2, Fault::FlipByte, 2),
-        row(Op::PutManifest, 1..=1, Fault::FlipByte, 1),
+        same_upload(Op::Part, 1..=1, Fault::FlipByte),
+        same_upload(Op::Part, 1..=2, Fault::FlipByte),
+        same_upload(Op::PutManifest, 1..=1, Fault::FlipByte),
     ])
     .await;
 }
@@ -368,10 +394,178 @@ async fn what_is_not_allowed_or_not_there_is_tried_again_until_it_is() {
         let running = bench.start();
         bench.arrives_at(&first_key()).await;
         running.kill().await;
-        assert!(bench.server.calls(Op::Create) <= 2, "{code}");
+        assert_eq!(bench.server.calls(Op::Create), 2, "{code}");
         bench.assert_no_upload_is_left();
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kms_key_that_cannot_be_used_counts_as_a_refusal_with_each_try_and_one_that_is_asked_too_often_does_not() {
+    let rows = [
+        (Op::Create, "KMS.DisabledException", true),
+        (Op::Part, "KMS.DisabledException", true),
+        (Op::Complete, "KMS.DisabledException", true),
+        (Op::PutManifest, "KMS.DisabledException", true),
+        (Op::Create, "KMS.KMSInvalidStateException", true),
+        (Op::Create, "KMS.NotFoundException", true),
+        (Op::Create, "KMS.ThrottlingException", false),
+        (Op::Complete, "KMS.ThrottlingException", false),
+    ];
+    side_by_side(rows, |(op, code, refused)| async move {
+        let bench = Bench::whole().await;
+        bench.server.fail(op, 1..=u32::MAX, Fault::Refuse(400, code));
+        let running = bench.start();
+        bench.until("two failures", || bench.counters.upload_failures.get() >= 2).await;
+        let refusals = if refused { bench.counters.upload_failures.get() } else { 0 };
+        assert_eq!(bench.refusals(), [refusals, 0, 0], "{op:?} {code}");
+        assert!(bench.segment.is_there());
+        bench.server.heal();
+        bench.arrives_at(&first_key()).await;
+        running.kill().await;
+        let creates = 1 + if op == Op::Create { bench.server.hit() } else { 0 };
+        assert_eq!(bench.server.calls(Op::Create), creates, "{op:?} {code}");
+        bench.assert_no_upload_is_left();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fewer_parts_are_on_their_way_at_once_while_s3_asks_for_less_and_more_again_afterwards() {
+    const WAIT: Fault = Fault::AnswerAfter(Duration::from_millis(100));
+    let bench = Bench::with(0).await;
+    let (server, counters) = (&bench.server, &bench.counters);
+    server.fail(Op::Part, 1..=u32::MAX, WAIT);
+    bench.grow(8);
+    let running = bench.start();
+    bench.until("the first parts", || counters.parts_sent.get() == 8).await;
+    assert_eq!(server.most_parts_at_once(), 4);
+    server.heal();
+    server.fail(Op::Part, 1..=u32::MAX, Fault::Refuse(503, "SlowDown"));
+    // Four go together, and the fifth when they have been refused.
+    bench.grow(8 + 5);
+    bench.until("the try fails", || counters.upload_failures.get() == 1).await;
+    server.heal();
+    server.fail(Op::Part, 1..=u32::MAX, WAIT);
+    let _ = server.most_parts_at_once();
+    bench.grow(8 + 26);
+    bench.until("parts after the throttle", || counters.parts_sent.get() >= 8 + 15).await;
+    assert_eq!(server.most_parts_at_once(), 1, "halved twice");
+    bench.until("all parts", || counters.parts_sent.get() == 8 + 26).await;
+    assert_eq!(server.most_parts_at_once(), 2, "after twenty parts that arrived");
+    assert_eq!((server.calls(Op::Create), bench.refusals()), (1, [0; 3]));
+    running.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_throttle_of_any_call_lets_fewer_parts_be_on_their_way() {
+    let bench = Bench::with(0).await;
+    bench.server.fail(Op::Create, 1..=1, Fault::Refuse(400, "KMS.ThrottlingException"));
+    bench.server.fail(Op::Part, 1..=u32::MAX, Fault::AnswerAfter(Duration::from_millis(100)));
+    bench.grow(8);
+    let running = bench.start();
+    bench.until("the parts", || bench.counters.parts_sent.get() == 8).await;
+    assert_eq!(bench.server.most_parts_at_once(), 2);
+    running.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_off_by_more_than_s3_takes_is_learned_from_its_answers_and_no_refusal_of_the_bucket() {
+    side_by_side([20 * 60, -20 * 60, 3 * 86_400], |ahead_seconds| async move {
+        let bench = Bench::whole().await;
+        let running = bench.start();
+        bench.arrives_at(&first_key()).await;
+        // Off, and right again: then what was learned is wrong. Each time the first to hear of it is a HEAD, whose answer has no words.
+        for (number, ahead_seconds) in [(2, ahead_seconds), (3, 0)] {
+            bench.server.clock().ahead_seconds = ahead_seconds;
+            let key = first_key().replace(".pcap", &format!("_{number:04}.pcap"));
+            let segment = Segment::new(bench.dir.path(), id(number), key.clone(), Kind::Capture);
+            segment.open();
+            segment.append(&bench.bytes);
+            segment.close();
+            bench.until("an empty spool", || files(bench.dir.path()).is_empty()).await;
+            assert!(bench.server.objects().objects[&key].content.data == bench.bytes);
+        }
+        running.kill().await;
+        let refusals = bench.server.clock().refusals;
+        assert!((2..=4).contains(&refusals), "{refusals} calls were refused where one tells the time");
+        assert_eq!((bench.refusals(), bench.counters.upload_failures.get()), ([0; 3], 0), "ahead by {ahead_seconds} s");
+        bench.assert_no_upload_is_left();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_off_and_cannot_be_learned_is_told_for_what_it_is_until_it_is_right_again() {
+    let bench = Bench::new().await;
+    let running = bench.start();
+    bench.until("a part", || bench.segment.state().is_some_and(|state| state.parts.len() == 1)).await;
+    *bench.server.clock() = Clock { ahead_seconds: 3600, silent: true, ..Clock::default() };
+    bench.segment.close();
+    bench.until("two refusals of the clock", || bench.counters.clock_refusals.get() >= 2).await;
+    assert_eq!(bench.refusals()[..2], [0, 0], "nothing else is told");
+    assert!(bench.segment.is_there());
+    *bench.server.clock() = Clock::default();
+    bench.arrives_at(&first_key()).await;
+    running.kill().await;
+    assert_eq!(bench.server.calls(Op::Create), 1);
+    bench.assert_no_upload_is_left();
+}
+
+/// What the program takes for the uploader when nothing but the bucket, and `more`, is set.
+fn programs_settings(more: &[(&str, &str)]) -> upload::Settings {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let set = [("TAPFLEET__S3__BUCKET", BUCKET)].iter().chain(more).map(|(name, value)| (name.into(), value.into()));
+    Written::read(Some(empty.path()), set, []).meant().unwrap().upload
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_of_a_fleet_begin_their_uploads_apart_within_the_spread_of_the_settings_and_complete_at_once() {
+    let instances: Vec<_> = (0..200).map(|n| format!("i-{n:017x}")).collect();
+    let spread = programs_settings(&[]).create_spread;
+    let moments: BTreeSet<_> = instances.iter().map(|instance| offset(spread, Some(instance))).collect();
+    assert_eq!((spread, moments.len()), (Duration::from_secs(20), instances.len()), "each has its own moment");
+    assert!(moments.last() <= Some(&spread) && moments.first() < Some(&(spread / 20)) && moments.last() > Some(&(spread * 19 / 20)));
+
+    let settings = programs_settings(&[("TAPFLEET__RECORD__ROTATE_SECONDS", "30")]);
+    let spread = settings.create_spread;
+    assert_eq!(spread, Duration::from_secs(3), "a tenth of the window");
+    let nearest = |moment: Duration| instances.iter().min_by_key(|instance| offset(spread, Some(instance)).abs_diff(moment)).unwrap();
+    let mut agents = Vec::new();
+    for tenths in [5, 12, 19, 26] {
+        let instance = nearest(spread / 30 * tenths);
+        let bench = Bench::new().await;
+        let settings = upload::Settings { instance: Some(instance.clone()), ..settings.clone() };
+        let begun = Instant::now();
+        let running = bench.start_with(settings, bench.store());
+        agents.push((bench, running, offset(spread, Some(instance)), begun));
+    }
+    for (bench, _, moment, begun) in &agents {
+        bench.until("its upload", || bench.server.calls(Op::Create) > 0).await;
+        let waited = begun.elapsed();
+        println!("an agent whose moment is {moment:?} begins its upload after {waited:?}");
+        assert!(waited >= *moment && waited < *moment + spread / 2, "its moment is {moment:?}, it has begun after {waited:?}");
+    }
+    for (bench, ..) in &agents {
+        bench.until("a part", || bench.counters.parts_sent.get() > 0).await;
+        assert_eq!(bench.server.calls(Op::Complete), 0);
+        bench.segment.close();
+    }
+    let closed = Instant::now();
+    for (bench, ..) in &agents {
+        bench.arrives_at(&first_key()).await;
+    }
+    assert!(closed.elapsed() < spread * 3 / 4, "four windows took {:?} from their end", closed.elapsed());
+    // A window that ends before its agent's moment does not wait for it.
+    let (bench, _, moment, _) = agents.last().unwrap();
+    let short = Segment::new(bench.dir.path(), id(2), first_key().replace(".pcap", "_0002.pcap"), Kind::Capture);
+    let opened = Instant::now();
+    short.open();
+    short.append(b"a short window");
+    bench.until("it is seen", || bench.counters.spool_segments.get() == 1).await;
+    short.close();
+    bench.until("the short window", || !files(bench.dir.path()).iter().any(|name| name.starts_with(&short.id))).await;
+    assert!(opened.elapsed() < *moment, "{:?} where the moment is {moment:?}", opened.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

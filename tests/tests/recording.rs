@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -45,6 +46,35 @@ fn one_packet_a_second_is_in_its_file_within_a_second() {
             });
         }
     });
+}
+
+#[test]
+fn at_any_rate_a_packet_is_in_its_file_when_its_flush_time_and_the_rings_are_over() {
+    /// What ring and merge may take, as `spool.flush_ms` has it.
+    const RING: Duration = Duration::from_millis(200);
+    const FLUSH: Duration = Duration::from_millis(300);
+    const TRIES: usize = 3;
+    let _alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
+    // As fast as the sender can, chunks are full long before their time; at a packet in half a millisecond they never are.
+    let pauses = [Duration::ZERO, Duration::from_micros(500)];
+    for ((engine, threads), pause) in [("ring", 1), ("ring", 2), ("libpcap", 1)].into_iter().flat_map(|of| pauses.map(|pause| (of, pause)))
+    {
+        let bench = Bench::new();
+        let settings = bench.settings().set("capture.engine", engine).set("capture.threads", threads).set("capture.ring_bytes", "64MiB");
+        let mut agent = bench.start(&settings.set("spool.flush_ms", FLUSH.as_millis() as u64));
+        let mut first = 0;
+        // A machine that is busy with something else for a moment says nothing of the agent.
+        let in_time = (0..TRIES).any(|_| {
+            let (sent, mut looks) = bench.look_while_sending(first, pause);
+            first += sent;
+            looks.sort();
+            let (count, median, slowest) = (looks.len(), looks[looks.len() / 2], looks[looks.len() - 1]);
+            println!("{engine}, {threads} threads, {sent} frames: {median:?} behind at the median of {count} looks, {slowest:?} at most");
+            median <= FLUSH + RING && slowest <= Duration::from_secs(1)
+        });
+        assert!(in_time, "{engine}, {threads} threads, a pause of {pause:?}: see above");
+        assert!(agent.stop(STOP).success());
+    }
 }
 
 #[test]
@@ -216,6 +246,48 @@ impl Bench {
         let took = begun.elapsed();
         thread::sleep(Duration::from_secs(1).saturating_sub(took));
         took
+    }
+
+    /// Sends frames from number `first` on for two seconds, with a pause after each; gives how many, and by how much the files were behind at
+    /// each look: for how long the oldest frame that was in none had been sent.
+    fn look_while_sending(&self, first: u64, pause: Duration) -> (u64, Vec<Duration>) {
+        const TIME: Duration = Duration::from_secs(2);
+        let sent = Mutex::new(Vec::new());
+        let (over, mut looks) = (AtomicBool::new(false), Vec::new());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _over = OnDrop(|| over.store(true, Ordering::Release));
+                self.pair.source.run(|| {
+                    let (flood, begun, mut next) = (Flood::new(), Instant::now(), first);
+                    let some = if pause.is_zero() { 64 } else { 1 };
+                    while begun.elapsed() < TIME {
+                        next += flood.send_from(next, some);
+                        sent.lock().unwrap().push((next, Instant::now()));
+                        thread::sleep(pause);
+                    }
+                });
+            });
+            while !over.load(Ordering::Acquire) {
+                let now = Instant::now();
+                let arrived = self.newest();
+                let behind =
+                    sent.lock().unwrap().iter().find(|(next, _)| arrived.is_none_or(|number| number + 1 < *next)).map(|(_, at)| *at);
+                looks.push(behind.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)));
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let sent = sent.into_inner().unwrap();
+        (sent.last().unwrap().0 - first, looks)
+    }
+
+    /// The number of the last frame that is whole in the newest file; all are equally long.
+    fn newest(&self) -> Option<u64> {
+        let record = 16 + inner(0, 0).len() as u64;
+        let (path, bytes) = self.sizes().pop_last()?;
+        let at = 24 + (bytes.checked_sub(24)? / record).checked_sub(1)? * record + 16;
+        let mut frame = vec![0; inner(0, 0).len()];
+        fs::File::open(path).ok()?.read_exact_at(&mut frame, at).ok()?;
+        numbered::number(&frame)
     }
 
     fn files(&self, extension: &str) -> Vec<Vec<u8>> {

@@ -17,7 +17,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tapfleet::observe::counters::Counters;
 use tapfleet::record::facts::{Kind, Stamp};
 use tapfleet::spool::Folder;
-use tapfleet::spool::journal::Part;
+use tapfleet::spool::journal::{self, Part};
 use tapfleet::upload::manifest::Manifest;
 use tapfleet::upload::plan::Section;
 use tapfleet::upload::store::{Begun, Body, Class, Error, Found, Labels, Listed, Overwrite, Place, Store, Upload, Whole};
@@ -165,6 +165,17 @@ impl Op {
     }
 }
 
+/// Why nobody here may know of an upload.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Unknown {
+    /// The answer to its creation was lost, or came to nobody.
+    NeverHeardOf,
+    /// The uploader was killed while no journal held it: before the line with its id was written, or after it was given up.
+    KilledWith,
+    /// Giving it up was answered with an error.
+    AbortFailed,
+}
+
 /// S3 as a model: the rules of [`Objects`], and faults by lot for as long as there is trouble.
 struct Model {
     seed: u64,
@@ -176,6 +187,8 @@ struct Model {
     objects: Arc<Mutex<Objects>>,
     calls: Mutex<HashMap<(Op, String), u64>>,
     faults: Mutex<BTreeMap<Fault, u64>>,
+    /// Uploads that nobody here may know of, by id: that they are left open is no leak.
+    unknown: Arc<Mutex<BTreeMap<String, Unknown>>>,
     kill: Notify,
     spool: Spool,
     /// Simulated time begins here.
@@ -195,6 +208,7 @@ impl Model {
             objects: Arc::new(Mutex::new(objects)),
             calls: Mutex::default(),
             faults: Mutex::default(),
+            unknown: Arc::default(),
             kill: Notify::new(),
             spool,
             begun: Instant::now(),
@@ -207,6 +221,23 @@ impl Model {
         let objects = self.objects.lock().unwrap();
         let status = objects.objects.iter().find(|(key, _)| key.starts_with("status/"));
         status.map_or_else(|| "no status".into(), |(_, object)| String::from_utf8_lossy(&object.content.data).into_owned())
+    }
+
+    /// The uploader was killed: what no journal holds by now nobody knows of any more.
+    fn note_kill(&self) {
+        let held: BTreeSet<String> = self.spool.uploads_held().collect();
+        let objects = self.objects.lock().unwrap();
+        let mut unknown = self.unknown.lock().unwrap();
+        for id in objects.uploads.keys().filter(|id| !held.contains(*id)) {
+            unknown.entry(id.clone()).or_insert(Unknown::KilledWith);
+        }
+    }
+
+    /// Uploads that are open though somebody knew of them to the end.
+    fn leaked(&self) -> Vec<(String, objects::Pending)> {
+        let unknown = self.unknown.lock().unwrap();
+        let open = self.objects.lock().unwrap().uploads.clone();
+        open.into_iter().filter(|(id, _)| !unknown.contains_key(id)).collect()
     }
 
     fn now_ns(&self) -> u64 {
@@ -332,7 +363,15 @@ impl Store for Model {
     async fn create(&self, place: &Place, labels: &Labels) -> Result<String, Error> {
         let (key, now) = (place.key.clone(), self.now_ns());
         let metadata = BTreeMap::from([("capture-id".to_owned(), labels.capture_id.clone())]);
-        Ok(self.call(Op::Create, place, None, move |objects| objects.create(&key, metadata, now)).await?.0)
+        let unknown = self.unknown.clone();
+        let act = move |objects: &mut Objects| {
+            let id = objects.create(&key, metadata, now)?;
+            unknown.lock().unwrap().insert(id.clone(), Unknown::NeverHeardOf);
+            Ok(id)
+        };
+        let (id, _) = self.call(Op::Create, place, None, act).await?;
+        self.unknown.lock().unwrap().remove(&id);
+        Ok(id)
     }
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: &Body) -> Result<String, Error> {
@@ -379,7 +418,11 @@ impl Store for Model {
 
     async fn abort(&self, upload: &Upload) -> Result<(), Error> {
         let (key, id) = (upload.place.key.clone(), upload.id.clone());
-        self.call(Op::Abort, &upload.place, Some(upload), move |objects| objects.abort(&key, &id)).await.map(drop)
+        let aborted = self.call(Op::Abort, &upload.place, Some(upload), move |objects| objects.abort(&key, &id)).await;
+        if aborted.is_err() {
+            self.unknown.lock().unwrap().entry(upload.id.clone()).or_insert(Unknown::AbortFailed);
+        }
+        aborted.map(drop)
     }
 
     async fn put(&self, place: &Place, body: Vec<u8>, crc64nvme: u64, overwrite: Overwrite) -> Result<(), Error> {
@@ -445,6 +488,11 @@ impl Spool {
         let recorded = self.recorded.lock().unwrap();
         let journals = recorded.values().map(|recorded| recorded.segment.path("journal"));
         journals.filter_map(|path| fs::metadata(&path).ok().map(|meta| (path, meta.len()))).collect()
+    }
+
+    /// Ids of the uploads that the journals hold.
+    fn uploads_held(&self) -> impl Iterator<Item = String> {
+        self.journals().into_iter().filter_map(|(path, _)| journal::read(&path).ok()?.0.upload_id)
     }
 
     /// What the journals hold now is durable: S3 is being asked for something that comes after it.
@@ -572,6 +620,7 @@ async fn sequence(seed: u64, dir: Arc<tempfile::TempDir>) -> Tally {
         kills += 1;
         spool.check(&model.objects.lock().unwrap());
         spool.tear(&mut lot);
+        model.note_kill();
     }
     for recorder in recorders {
         recorder.await.unwrap();
@@ -616,8 +665,10 @@ impl Life {
     }
 }
 
-/// Every segment and every manifest once and whole, nothing else, nobody else's object touched, no upload left.
+/// Every segment and every manifest once and whole, nothing else, nobody else's object touched, no upload left but those that nobody
+/// could know of, and those only until the next look for them.
 async fn assert_all_arrived(model: &Arc<Model>) {
+    assert_eq!(model.leaked(), [], "uploads are left open that the uploader knew of");
     abort_orphans(model).await;
     let objects = model.objects.lock().unwrap();
     model.spool.check(&objects);

@@ -25,7 +25,7 @@ fn killed_five_times_at_each_transition_of_its_journal_the_agent_loses_at_most_t
 #[test]
 fn killed_a_hundred_times_at_any_moment_the_agent_loses_at_most_the_last_flush_interval_and_stores_the_rest_once() {
     let _alone = alone();
-    act::at_any_moment(&mut Lot::drawn(), 100, Duration::from_millis(400));
+    act::at_any_moment(&mut Lot::drawn(), 80, 20);
 }
 
 #[test]

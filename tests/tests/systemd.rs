@@ -1,7 +1,7 @@
 //! The agent under a real systemd, as its units have it: starts, dies, hangs, is restarted under load, is mailed about.
 //! In: a small Debian booted in a container, packets over a veth pair, a topic. Out: promises 5 and 7, and what the units claim.
 //! The captures' S3 cannot be reached; the topic is LocalStack's. Out of memory is made by a control group of this host.
-//! Needs: root, systemd-nspawn, mmdebstrap, S3.
+//! Needs: root, systemd-nspawn, mmdebstrap, strace, S3.
 //! Threads: 4, as most tests wait.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tapfleet_tests::agent::{INSTANCE, Settings};
 use tapfleet_tests::localstack::{CREDENTIALS, REGION};
-use tapfleet_tests::machine::{Machine, PROGRAMS, UNIT, UNITS};
+use tapfleet_tests::machine::{Machine, PROGRAMS, StandStill, UNIT, UNITS};
 use tapfleet_tests::mailbox::{Mail, Mailbox, Passage};
 use tapfleet_tests::netns::TAP;
 use tapfleet_tests::traffic::{RATE, SPOOL, Spooled, Traffic};
@@ -20,8 +20,8 @@ use tapfleet_tests::traffic::{RATE, SPOOL, Spooled, Traffic};
 /// One after the other: what is under load. What mostly waits runs beside.
 static LOAD: Mutex<()> = Mutex::new(());
 
-/// The most that `systemd-analyze security` may say of what sends and files alerts.
-const ALERT_EXPOSURE: f64 = 3.5;
+/// The most that `systemd-analyze security` may say of a service, from 0 to 10.
+const EXPOSURE: f64 = 2.0;
 
 /// What a restart may take until frames are taken again.
 const BACK: Duration = Duration::from_secs(2);
@@ -42,20 +42,16 @@ fn the_units_are_verified_without_a_word_and_their_sandboxes_are_tight() {
     for unit in UNITS {
         assert_eq!(machine.run("systemd-analyze", &["verify", "--man=no", unit]), "", "{unit}");
     }
-    // Those of the alerts have no namespace, so that they start where the agent's sandbox cannot be built.
-    for (unit, bound) in [
-        (UNIT, 2.0),
-        ("tapfleet-alert.service", ALERT_EXPOSURE),
-        ("tapfleetd-failed.service", ALERT_EXPOSURE),
-        ("tapfleetd-revive.service", ALERT_EXPOSURE),
-    ] {
+    let services: Vec<&str> = UNITS.into_iter().filter(|unit| unit.ends_with(".service")).collect();
+    assert_eq!(services.len(), 4);
+    for unit in services {
         let file = format!("/usr/lib/systemd/system/{unit}");
         let report = machine.run("systemd-analyze", &["security", "--no-pager", "--offline=yes", &file]);
         let overall = report.lines().find(|line| line.contains("Overall exposure level"));
         let overall = overall.unwrap_or_else(|| panic!("no score in:\n{report}"));
         let score: f64 = overall.split(": ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         println!("{}", overall.trim());
-        assert!(score <= bound, "{report}");
+        assert!(score <= EXPOSURE, "{report}");
     }
 }
 
@@ -69,8 +65,8 @@ fn the_agent_is_ready_when_it_captures_says_how_it_goes_and_may_do_nothing_but_t
     std::thread::sleep(Duration::from_millis(1500));
     machine.wait_for("the status line tells the rate and the spool", Duration::from_secs(5), |machine| {
         let line = machine.property("StatusText");
-        let rate = line.split_once("; ").and_then(|(_, rest)| rest.split_once(" frames/s")?.0.parse::<u64>().ok());
-        line.starts_with("capturing on tap; ") && rate.is_some_and(|rate| rate > RATE / 2) && line.contains("; spool 1 segments, ")
+        let flows = rate_in(&line).is_some_and(|rate| rate > RATE / 2);
+        line.starts_with("capturing on tap; ") && flows && line.contains("; spool 1 segments, ")
     });
     let sent = traffic.stop();
     let status = fs::read_to_string(machine.path(&format!("proc/{}/status", machine.property("MainPID")))).unwrap();
@@ -97,6 +93,11 @@ fn the_agent_is_ready_when_it_captures_says_how_it_goes_and_may_do_nothing_but_t
     assert_eq!(taken.kernel_gave, taken.accounted);
 }
 
+/// The frames per second that a status line tells.
+fn rate_in(line: &str) -> Option<u64> {
+    line.split_once("; ")?.1.split_once(" frames/s")?.0.parse().ok()
+}
+
 #[test]
 fn an_agent_that_stands_still_is_killed_by_the_watchdog_and_comes_back() {
     let _alone = alone();
@@ -112,6 +113,59 @@ fn an_agent_that_stands_still_is_killed_by_the_watchdog_and_comes_back() {
     });
     assert_ne!(machine.property("MainPID"), first);
     assert!(machine.journal().contains("Watchdog timeout"), "{}", machine.journal());
+}
+
+#[test]
+fn an_agent_of_which_one_loop_alone_stands_still_is_killed_by_the_watchdog_mailed_about_and_packets_go_on() {
+    let _alone = alone();
+    // By their threads' names and the agent's own: one of two capture threads, and all threads of the uploading half.
+    const LOOPS: [(&str, usize, &str); 3] =
+        [("capture", 1, "capture thread "), ("record", 1, "the recorder "), ("tokio-", usize::MAX, "the uploader ")];
+    let drop_in = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n";
+    let flush = Duration::from_millis(500);
+    // The kernel closes a block of 1 MiB each 20 ms: room for more than seven seconds in which nobody takes one.
+    let settings = settings().set("spool.flush_ms", flush.as_millis() as u64).set("capture.threads", 2).set("capture.ring_bytes", "384MiB");
+    // Nobody takes the mails: what is filed stays.
+    let machine = Machine::boot(&settings.set("alert.topic_arn", format!("arn:aws:sns:{REGION}:000000000000:nobody")), drop_in);
+    machine.systemctl("start");
+    let traffic = Traffic::start(&machine);
+    for (restarts, (threads, at_most, name)) in (1..).zip(LOOPS) {
+        // What waited while the last one stood still it takes at once: that is in its file before the next one does.
+        machine.wait_for("the agent has caught up", Duration::from_secs(10), |machine| {
+            rate_in(&machine.property("StatusText")).is_some_and(|rate| (RATE / 2..RATE * 3 / 2).contains(&rate))
+        });
+        let threads = machine.threads(threads);
+        let still = StandStill::of(&threads[..threads.len().min(at_most)]);
+        let struck = machine.wait_for("the watchdog strikes", Duration::from_secs(10), |machine| {
+            machine.journal().matches("with signal SIGABRT").count() == restarts
+        });
+        // Who traces a thread holds its end up, too.
+        drop(still);
+        let back = machine.wait_for("another agent captures", Duration::from_secs(30), |machine| {
+            machine.property("NRestarts") == restarts.to_string() && machine.property("ActiveState") == "active"
+        });
+        println!("{name}stood still: killed after {struck:?}, another agent captures {back:?} later");
+        let journal = machine.journal();
+        let named = journal.lines().filter(|line| line.contains("the watchdog is not fed any more") && line.contains(name)).count();
+        assert_eq!((named, journal.matches("Watchdog timeout").count()), (1, restarts), "{name}");
+    }
+    let sent = traffic.stop();
+    machine.systemctl("stop");
+    let mails = mails_of(&machine).into_iter().map(|mail| fs::read_to_string(mail).unwrap());
+    let mails: Vec<String> = mails.filter(|mail| mail.contains(DIED)).collect();
+    assert!(mails.len() == 1 && mails[0].contains("it hung"), "{mails:#?}");
+    let taken = Spooled::read(&machine);
+    let lost = taken.missing(sent);
+    println!("{sent} frames sent, {lost} lost");
+    assert_eq!(taken.doubled(), 0);
+    let bound = most_lost(LOOPS.len() as u64, flush);
+    assert!(lost <= bound, "{lost} frames of {sent} are lost; {} kills may cost {bound}", LOOPS.len());
+}
+
+/// The frames that so many kills may cost.
+fn most_lost(kills: u64, flush: Duration) -> u64 {
+    // A block may be 40 ms old when it comes to the recorder, which looks each 20 ms at what is due.
+    kills * RATE * (flush.as_millis() as u64 + 100) / 1000
 }
 
 /// The processors that each of the capture threads may run on, as proc(5) lists them, in order.
@@ -193,9 +247,44 @@ fn a_killed_agent_is_back_in_two_seconds_nothing_comes_twice_and_at_most_the_flu
     let (lost, doubled) = (taken.missing(sent), taken.doubled());
     println!("{KILLS} kills, back after {slowest:?} at most; {sent} frames sent, {lost} lost, {doubled} doubled");
     assert_eq!(doubled, 0);
-    // A block may be 40 ms old when it comes to the recorder, which looks each 20 ms at what is due.
-    let bound = KILLS * RATE * (FLUSH.as_millis() as u64 + 100) / 1000;
+    let bound = most_lost(KILLS, FLUSH);
     assert!(lost <= bound, "{lost} frames of {sent} are lost; {KILLS} kills may cost {bound}");
+}
+
+#[test]
+fn a_ring_that_waits_for_the_next_agent_is_kept_while_its_interface_goes_down_and_loses_no_frame_that_it_had() {
+    let _alone = alone();
+    const HOLD: &str = "run/hold";
+    let hold = format!("[Service]\nExecStartPre=/bin/sh -c 'while [ -e /{HOLD} ]; do sleep 0.02; done'\n");
+    let machine = Machine::boot(&settings(), &hold);
+    machine.systemctl("start");
+    let traffic = Traffic::start(&machine);
+    machine.wait_for("frames come", Duration::from_secs(5), |_| traffic.sent() > RATE / 2);
+    machine.write(HOLD, "");
+    machine.run("systemctl", &["restart", "--no-block", UNIT]);
+    machine.wait_for("the next agent is held up", Duration::from_secs(5), |machine| machine.property("SubState") == "start-pre");
+    let alone_from = traffic.sent();
+    machine.wait_for("frames come into the ring alone", Duration::from_secs(5), |_| traffic.sent() > alone_from + RATE / 2);
+    let sent = traffic.stop();
+    machine.pair.set_tap_up(false);
+    machine.pair.set_tap_up(true);
+    // By the second answer the manager has looked at what it keeps.
+    let kept = [(); 2].map(|()| machine.property("NFileDescriptorStore"));
+    assert_eq!(kept, ["1", "1"], "the manager let go of the ring");
+    fs::remove_file(machine.path(HOLD)).unwrap();
+    machine.wait_for("another agent captures", Duration::from_secs(10), |machine| machine.property("ActiveState") == "active");
+    // The agent learns that its interface was gone, and captures anew.
+    machine.wait_for("capture goes on", Duration::from_secs(10), |machine| machine.journal().contains("capturing again"));
+    let traffic = Traffic::start(&machine);
+    machine.wait_for("frames come again", Duration::from_secs(5), |_| traffic.sent() > RATE / 10);
+    let again = traffic.stop();
+    machine.systemctl("stop");
+    let journal = machine.journal();
+    assert_eq!(journal.matches("going on with the rings of the agent before").count(), 1, "{journal}");
+    let taken = Spooled::read(&machine);
+    println!("{sent} frames sent, {} of them without an agent; {again} more after the interface was down", sent - alone_from);
+    // The second numbers are the first ones of the first.
+    assert_eq!((taken.missing(sent), taken.doubled() as u64), (0, again), "lost, and what came twice");
 }
 
 /// A machine with a topic in its network.
@@ -205,6 +294,12 @@ struct Watched {
 }
 
 const OUTBOX: &str = "var/lib/tapfleet/outbox";
+
+/// The mails that wait in a machine.
+fn mails_of(machine: &Machine) -> Vec<PathBuf> {
+    let entries = fs::read_dir(machine.path(OUTBOX)).into_iter().flatten().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.extension().is_some_and(|found| found == "mail")).collect()
+}
 
 /// What the hook may take.
 const HOOK: Duration = Duration::from_millis(100);
@@ -242,6 +337,11 @@ impl Watched {
     /// Ends what goes on and forgets it: the next trouble is a new one.
     fn clear(&self) {
         self.machine.run("systemctl", &["stop", UNIT, "tapfleetd-revive.service"]);
+        // An agent that was just dying when it was told to stop has failed for good, and its hook files that.
+        self.machine.wait_for("nobody files any more", Duration::from_secs(10), |machine| {
+            let state = ["Job", "ActiveState"].map(|name| machine.property_of("tapfleetd-failed.service", name));
+            state[0].parse().unwrap_or(0) == 0 && ["inactive", "failed"].contains(&state[1].as_str())
+        });
         let _ = self.machine.output("systemctl", &["stop", "tapfleet-alert.service"]);
         let _ = self.machine.output("systemctl", &["reset-failed"]);
         let _ = fs::remove_file(self.machine.path(&format!("{OUTBOX}/troubles.json")));
@@ -253,8 +353,7 @@ impl Watched {
     }
 
     fn waiting(&self) -> usize {
-        let entries = fs::read_dir(self.machine.path(OUTBOX)).into_iter().flatten();
-        entries.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|found| found == "mail")).count()
+        mails_of(&self.machine).len()
     }
 
     fn wait_active(&self, restarts: &str) -> Duration {
@@ -342,26 +441,37 @@ fn each_way_to_die_is_mailed_once_in_words_that_fit_and_a_clean_stop_is_not() {
 
 /// The hook by itself: a first death, which it files, and more of them, which it folds.
 fn hook_is_quick(watched: &Watched) {
+    let _alone = alone();
     watched.mailbox.door.set(Passage::Hole);
     let death = ["-u", "tapfleet", "--", "env", "SERVICE_RESULT=signal", "EXIT_CODE=killed", "EXIT_STATUS=KILL"];
-    let hook = [&death[..], &["/usr/lib/tapfleet/tapfleetd", "alert", "--service-result"]].concat();
-    let mut quickest = [Duration::MAX; 2];
-    for turn in 0..60 {
-        // Other programs want the processors too: the quickest turn is the hook's own time.
-        if turn >= 10 && quickest.iter().all(|took| *took < HOOK) {
-            break;
+    // What else runs on this host hardly takes a processor from it: the time is the hook's own, and what it waits for.
+    let way = [&["-n", "-20", "runuser"], &death[..]].concat();
+    let hook = [&way[..], &["/usr/lib/tapfleet/tapfleetd", "alert", "--service-result"]].concat();
+    let way = [&way[..], &["true"]].concat();
+    let timed = |command: &[&str]| {
+        let begun = Instant::now();
+        watched.machine.run("nice", command);
+        begun.elapsed()
+    };
+    let [mut files, mut folds, mut ways] = [const { Vec::new() }; 3];
+    for _ in 0..9 {
+        let _ = fs::remove_file(watched.machine.path(&format!("{OUTBOX}/troubles.json")));
+        for (times, mails) in [(&mut files, 1), (&mut folds, 0)] {
+            let before = watched.waiting();
+            times.push(timed(&hook));
+            assert_eq!(watched.waiting() - before, mails);
+            ways.push(timed(&way));
         }
-        if turn % 2 == 0 {
-            let _ = fs::remove_file(watched.machine.path(&format!("{OUTBOX}/troubles.json")));
-        }
-        let (begun, before) = (Instant::now(), watched.waiting());
-        watched.machine.run("runuser", &hook);
-        let took = begun.elapsed();
-        assert_eq!(watched.waiting() - before, 1 - turn % 2);
-        quickest[turn % 2] = quickest[turn % 2].min(took);
     }
-    println!("the hook files in {:?} and folds in {:?}, with the way into the machine", quickest[0], quickest[1]);
-    assert!(quickest.iter().all(|took| *took < HOOK), "{quickest:?}");
+    let way = median(&mut ways);
+    let took = [&mut files, &mut folds].map(|times| median(times).saturating_sub(way));
+    println!("the hook files in {:?} and folds in {:?}; the way into the machine takes {way:?}", took[0], took[1]);
+    assert!(took.iter().all(|took| *took < HOOK), "files in {files:?}, folds in {folds:?}, ways of {ways:?}");
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times[times.len() / 2]
 }
 
 #[test]

@@ -183,7 +183,8 @@ pub async fn watch<C: Clock>(
         let sample = Sample::of(&scene.counters, clock.now());
         let answer = subscribed.borrow().as_ref().and_then(|answer| answer.ok());
         let verdicts = watch.look(sample, (scene.expected)(sample.now.wall_ns), answer);
-        book.enter(&verdicts, losses(&sample), sample.now).await;
+        let waiting = book.enter(&verdicts, losses(&sample), sample.now).await;
+        scene.counters.mails_waiting.set(waiting as u64);
         tokio::select! {
             _ = stop.wait_for(|&stop| stop) => return,
             () = sleep(LOOK_EVERY) => {}
@@ -222,8 +223,9 @@ impl Book {
         }
     }
 
-    /// Takes verdicts into the outbox; what it does not take stays in memory and is tried again.
-    async fn enter(&mut self, verdicts: &[(Trouble, Verdict)], losses: Losses, now: Now) {
+    /// Takes verdicts into the outbox; what it does not take stays in memory and is tried again. Gives how many mails waited, as far as
+    /// is known.
+    async fn enter(&mut self, verdicts: &[(Trouble, Verdict)], losses: Losses, now: Now) -> usize {
         self.adopt(now).await;
         let opened = self.clerk.ask(&self.outbox, |outbox| outbox.open().and_then(|opened| Ok((opened.waiting()?, opened)))).await;
         let waiting = match &opened {
@@ -233,7 +235,8 @@ impl Book {
             }
             Err(_) => 0,
         };
-        let room = waiting + self.unsaved.len() < MAILS_MAX;
+        let waiting = waiting + self.unsaved.len();
+        let room = waiting < MAILS_MAX;
         let (news, keep) = self.fold.fold(&mut self.state, verdicts, losses, now, room);
         for news in &news {
             tracing::warn!(trouble = news.id, what = news.kind.name(), "{}: {}", news.trouble.title(), news.detail);
@@ -255,6 +258,7 @@ impl Book {
                 self.say(&cause, now);
             }
         }
+        waiting
     }
 
     /// Brings together what is known here and what the folder has: other processes file there too. What is only in memory is newer.

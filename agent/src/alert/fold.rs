@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{Limits, Trouble, Verdict};
+use super::rules::{Limits, Trouble, Verdict, nanoseconds};
 use crate::host::clock::{Now, SECOND_NS};
 
 /// What a mail is about.
@@ -163,7 +163,7 @@ impl Fold {
                 open.told_ns = open.told_ns.min(now.wall_ns);
             }
             news.extend(match verdict {
-                Verdict::Holds(detail) => self.holds(state, *trouble, detail, now, room),
+                Verdict::Holds(detail) => self.holds(state, *trouble, (detail, lost), now, room),
                 Verdict::Clear => self.clear(state, *trouble, now),
                 Verdict::Unclear => {
                     self.clear_ns.remove(trouble);
@@ -189,10 +189,10 @@ impl Fold {
         (news, keep)
     }
 
-    fn holds(&mut self, state: &mut State, trouble: Trouble, detail: &str, now: Now, room: bool) -> Option<News> {
+    fn holds(&mut self, state: &mut State, trouble: Trouble, (detail, lost): (&str, Losses), now: Now, room: bool) -> Option<News> {
         self.clear_ns.remove(&trouble);
         let at_ns = now.wall_ns;
-        let repeat_ns = self.repeat_ns();
+        let repeat_ns = nanoseconds(self.repeat(trouble));
         if let Some(open) = state.open.get_mut(trouble.name()) {
             // What an earlier process told, only the wall clock can say.
             let left_ns = repeat_ns.saturating_sub(at_ns.saturating_sub(open.told_ns));
@@ -212,7 +212,7 @@ impl Fold {
             since_ns: at_ns,
             told_ns: at_ns,
             detail: detail.chars().take(DETAIL_MAX).collect(),
-            losses: Losses::default(),
+            losses: lost,
         };
         self.due_ns.insert(trouble, now.monotonic_ns.saturating_add(repeat_ns));
         self.begun.insert(trouble, (open.id.clone(), now.monotonic_ns));
@@ -225,14 +225,14 @@ impl Fold {
         if !state.open.contains_key(trouble.name()) {
             return None;
         }
-        let repeat_ns = self.repeat_ns();
+        let repeat = self.repeat(trouble);
         let since = *self.clear_ns.entry(trouble).or_insert(now.monotonic_ns);
         let ends = state.ended.entry(trouble.name().into()).or_default();
-        ends.retain(|at| now.wall_ns.saturating_sub(*at) < repeat_ns);
+        ends.retain(|at| now.wall_ns.saturating_sub(*at) < nanoseconds(repeat));
         // Each end within the time of a repeat doubles the wait for the next one: what comes and goes for long is one trouble.
         let base = self.limits.steady(trouble);
         let doubled = base.saturating_mul(2u32.saturating_pow(u32::try_from(ends.len()).unwrap_or(u32::MAX)));
-        let steady = doubled.min(self.repeat.max(base));
+        let steady = doubled.min(repeat.max(base));
         if Duration::from_nanos(now.monotonic_ns.saturating_sub(since)) < steady {
             return None;
         }
@@ -249,8 +249,8 @@ impl Fold {
         Some(News { lasted_ns, ..news(trouble, Kind::Over, &open, over_ns, &open.detail) })
     }
 
-    fn repeat_ns(&self) -> u64 {
-        u64::try_from(self.repeat.as_nanos()).unwrap_or(u64::MAX)
+    fn repeat(&self, trouble: Trouble) -> Duration {
+        self.repeat.max(trouble.repeat_min())
     }
 
     /// Readable, and never given twice: a trouble does not begin twice within a second on one instance.

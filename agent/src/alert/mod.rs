@@ -131,11 +131,11 @@ pub async fn run<N: Notifier, C: Clock + 'static>(
     let left = Left { host: relief::host_name(), place: scene.place.clone(), topic_arn: settings.topic_arn.clone() };
     let spare = scene.spare.as_deref().map(Outbox::new);
     let leaving = relief::leave([Some(outbox.clone()), spare.clone()], left);
-    let unsaved = desk::Unsaved::default();
+    let (unsaved, counters) = (desk::Unsaved::default(), scene.counters.clone());
     let (tell, subscribed) = watch::channel(None);
     let desk = Desk::new(&settings, scene, outbox.clone(), unsaved.clone(), clock.now());
-    let spare = spare.map(|spare| Sender::new(spare, notifier.clone(), desk::Unsaved::default()));
-    let sender = Sender::new(outbox, notifier.clone(), unsaved);
+    let spare = spare.map(|spare| Sender::new(spare, notifier.clone(), desk::Unsaved::default()).counting(counters.clone()));
+    let sender = Sender::new(outbox, notifier.clone(), unsaved).counting(counters);
     let watching = desk::watch(desk, clock, subscribed.clone(), settings.on_start, stop.clone());
     let asking = sender::ask(notifier, tell, stop.clone());
     let relieving = async {

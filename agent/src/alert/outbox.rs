@@ -1,5 +1,5 @@
 //! A folder of mails that have not been sent, and the troubles that they are about. Any process may file, one at a time sends.
-//! In: mails. Out: the same, in order, at least once. Never: a mail without its trouble or a trouble without its mail, after
+//! In: mails. Out: the same, in order, at least once (see [`sender`](super::sender)). Never: a mail without its trouble or a trouble without its mail, after
 //! whatever crash; more than [`MAILS_MAX`] mails but for what ends; trust in a file that lies there.
 //!
 //! `troubles.json` holds the state, and mails that are about to be filed: it is renamed into place before they are, and again

@@ -11,9 +11,10 @@ use super::Settings;
 use crate::host::clock::{Check, Now, SECOND_NS, Synchrony};
 use crate::observe::counters::Counters;
 
-/// Declares the troubles: a stable name, a title for subjects, what is at stake, what to do.
+/// Declares the troubles: a stable name, a title for subjects, what is at stake, what to do; how rarely it is repeated, where
+/// `alert.repeat` is too often.
 macro_rules! troubles {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal, $title:literal, $stake:literal, $todo:literal;)+) => {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $title:literal, $stake:literal, $todo:literal $(, $rarely:expr)?;)+) => {
         /// What a person must hear of.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
         pub enum Trouble { $($(#[$doc])* $variant,)+ }
@@ -45,12 +46,21 @@ macro_rules! troubles {
             pub const fn todo(self) -> &'static str {
                 match self { $(Self::$variant => $todo,)+ }
             }
+
+            /// At most one mail in this time says that it is still there, however short `alert.repeat` is.
+            #[must_use]
+            pub const fn repeat_min(self) -> Duration {
+                match self { $(Self::$variant => Duration::ZERO$(.saturating_add($rarely))?,)+ }
+            }
         }
     };
 }
 
 /// The most characters of a title: with an instance id it must fit into a subject.
 pub const TITLE_MAX: usize = 40;
+
+/// For what loses nothing and stays until somebody has the time for it.
+const DAILY: Duration = Duration::from_secs(24 * 3600);
 
 troubles! {
     /// Capture cannot start, or died, or stands still.
@@ -97,7 +107,8 @@ troubles! {
     PoisonSegment = "poison_segment", "a capture cannot be sent",
         "These captures exist only on this instance. All others are sent.",
         "The log and status/<instance>.json in the bucket name them and say why. Keep the spool's volume; what is damaged can be \
-         copied from there by hand. They are tried again each hour and at each start.";
+         copied from there by hand. They are tried again each hour and at each start.",
+        DAILY;
     /// The spool is filling up.
     SpoolHigh = "spool_high", "the spool is filling up",
         "When it is full, packets are dropped.",
@@ -508,11 +519,17 @@ impl Watch {
         // One object may be refused while parts of another arrive; but what is still refused would have been again by now.
         let unrefused_ns = now.saturating_sub(self.refused.last_ns.unwrap_or(self.begun_ns));
         let allowed = worked || (arrived && unrefused_ns >= stale_ns);
-        self.refused.note(sample.upload_refusals > last.upload_refusals, allowed, now, stale_ns);
         // Credentials and clock are the same in every call: one that S3 took shows that they are good, whatever else fails.
         let taken = arrived || sample.statuses_told > last.statuses_told;
         self.credentials.note(sample.credential_refusals > last.credential_refusals, taken, now, stale_ns);
         self.clock.note(sample.clock_refusals > last.clock_refusals, taken, now, stale_ns);
+        // Meanwhile all is refused, and an answer to HEAD has no word of why: it would be taken for the bucket or its policy.
+        let lately = |refusals: &Refusals| refusals.last_ns.is_some_and(|last| now.saturating_sub(last) < stale_ns);
+        if lately(&self.credentials) || lately(&self.clock) {
+            self.refused = Refusals::default();
+        } else {
+            self.refused.note(sample.upload_refusals > last.upload_refusals, allowed, now, stale_ns);
+        }
         if self.window.is_empty() {
             self.window.push_back((last.now.monotonic_ns, last.kernel_packets, last.kernel_drops));
         }
@@ -714,7 +731,8 @@ fn recording(sample: &Sample) -> Verdict {
     if sample.recording_stopped { Verdict::Holds("the spool is full and spool.on_full is \"stop\"".into()) } else { Verdict::Clear }
 }
 
-fn nanoseconds(time: Duration) -> u64 {
+/// A time in nanoseconds.
+pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -739,3 +757,6 @@ pub fn span(time: Duration) -> String {
     }
     if words.is_empty() { "0 s".into() } else { words.join(" ") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Sends what lies in the outbox, in order, until the notifier has taken it.
 //! In: the outbox, a notifier. Out: mails that have left. Never: sends beside another process; removes what was not taken;
-//! sends while it is known that nobody would get it.
+//! sends while it is known that nobody would get it. A mail leaves twice where it cannot be known, or not be kept, that it has left:
+//! after a reply that got lost, and when the process ended before the mail was out of the outbox.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -15,6 +16,7 @@ use super::desk::Unsaved;
 use super::mail::Mail;
 use super::notifier::Notifier;
 use super::outbox::{Outbox, Sending};
+use crate::observe::counters::Counters;
 
 /// How often the outbox and the counters are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -94,13 +96,22 @@ pub struct Sender<N> {
     /// Mails that have left and could not be removed: they are not sent again.
     stuck: BTreeSet<String>,
     said: Option<Instant>,
+    /// Where failures are counted.
+    counters: Option<Arc<Counters>>,
 }
 
 impl<N: Notifier> Sender<N> {
     /// One that takes the right to send when it first can, and keeps it.
     #[must_use]
     pub fn new(outbox: Outbox, notifier: Arc<N>, unsaved: Unsaved) -> Self {
-        Self { outbox, notifier, unsaved, clerk: Clerk::default(), right: None, stuck: BTreeSet::new(), said: None }
+        let (clerk, stuck) = (Clerk::default(), BTreeSet::new());
+        Self { outbox, notifier, unsaved, clerk, right: None, stuck, said: None, counters: None }
+    }
+
+    /// The same, which counts its failures.
+    #[must_use]
+    pub fn counting(self, counters: Arc<Counters>) -> Self {
+        Self { counters: Some(counters), ..self }
     }
 
     /// Sends until `stop`, then for at most [`LAST_TRY`].
@@ -205,7 +216,12 @@ impl<N: Notifier> Sender<N> {
     }
 
     async fn publish(&self, mail: &Mail) -> Result<(), String> {
-        self.notifier.publish(mail).await.map_err(|cause| cause.to_string())?;
+        if let Err(cause) = self.notifier.publish(mail).await {
+            if let Some(counters) = &self.counters {
+                counters.mail_failures.add(1);
+            }
+            return Err(cause.to_string());
+        }
         tracing::info!(id = mail.id, what = mail.kind.name(), "a mail has left: {}", mail.subject);
         Ok(())
     }

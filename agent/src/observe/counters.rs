@@ -85,7 +85,7 @@ pub struct Counters {
     pub notes_runt: Count,
     /// Mirrored frames that also went out of `tee.interface`.
     pub tee_frames: Count,
-    /// Those that it did not take in time.
+    /// Those that it did not take in time, or took and dropped.
     pub tee_drops: Count,
     /// Segments opened.
     pub segments_opened: Count,
@@ -151,6 +151,10 @@ pub struct Counters {
     pub statuses_told: Count,
     /// Multipart uploads taken up again after a restart.
     pub uploads_resumed: Count,
+    /// Level: mails that the topic has not taken yet.
+    pub mails_waiting: Count,
+    /// Times that the topic did not take a mail.
+    pub mail_failures: Count,
     /// Level: 1 while the instance is to leave.
     pub leaving: Count,
     /// Level: 1 when capture has been ended for that.

@@ -234,6 +234,9 @@ pub struct Facts {
     pub index: Index,
     /// Bytes of the file; what the spool wrote.
     pub file_bytes: u64,
+    /// Their CRC64NVME, as they were written; `None` where nobody knows. It stays in the spool: what S3 has stands beside the facts there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_crc64nvme: Option<u64>,
     /// The agent died while this was open: the file was cut after its last whole record and the counts are the last known.
     pub salvaged: bool,
     /// The spool was full, and this segment the oldest in it (`spool.on_full = "drop-oldest"`).
@@ -271,6 +274,7 @@ impl Facts {
             clock: ClockFacts::default(),
             index: Index::default(),
             file_bytes: 0,
+            file_crc64nvme: None,
             salvaged: false,
             gave_way: None,
         }

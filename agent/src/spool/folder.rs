@@ -25,6 +25,8 @@ pub struct Folder {
     budget: Arc<Budget>,
     fresh: Arc<Fresh>,
     claimed: Arc<Mutex<BTreeSet<String>>>,
+    /// Files whose last sync failed: how much of them is on the disk nobody knows.
+    in_doubt: Arc<Mutex<BTreeSet<PathBuf>>>,
     /// Held, never read: closing it unlocks.
     _lock: Arc<File>,
 }
@@ -78,7 +80,14 @@ impl Folder {
         remove_unfinished(dir)?;
         let budget = Arc::new(Budget::new(dir, settings.max_bytes));
         budget.look()?;
-        Ok(Self { dir: dir.clone(), budget, fresh: Arc::default(), claimed: Arc::default(), _lock: Arc::new(lock) })
+        Ok(Self {
+            dir: dir.clone(),
+            budget,
+            fresh: Arc::default(),
+            claimed: Arc::default(),
+            in_doubt: Arc::default(),
+            _lock: Arc::new(lock),
+        })
     }
 
     /// How many bytes it may hold, and does.
@@ -126,6 +135,36 @@ impl Folder {
     /// When the folder cannot be synced.
     pub fn sync(&self) -> Result<(), Error> {
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io("sync the spool", &self.dir))
+    }
+
+    /// Syncs a file by `sync`, for whoever writes to it, and notes whether that failed. A failure is told once to each who has the file
+    /// open, and to those who open it later not at all (fsync(2), "EIO").
+    pub(super) fn sync_written(&self, path: &Path, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+        // Held meanwhile, so that no other sync succeeds before this failure is noted.
+        let mut in_doubt = self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = sync();
+        if done.is_ok() {
+            in_doubt.remove(path);
+        } else {
+            in_doubt.insert(path.to_owned());
+        }
+        done
+    }
+
+    /// Makes durable what was written to a file so far. Of one that `grows` a failure holds until who writes to it has succeeded.
+    ///
+    /// # Errors
+    /// When it cannot be synced, or an earlier sync left it in doubt.
+    pub fn sync_data(&self, path: &Path, grows: bool) -> Result<(), Error> {
+        let mut in_doubt = self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_doubt.contains(path) {
+            return Err(io("sync", path)(std::io::Error::other("an earlier sync failed; what that left in doubt is written again")));
+        }
+        let done = File::open(path).and_then(|file| file.sync_data());
+        if done.is_err() && grows {
+            in_doubt.insert(path.to_owned());
+        }
+        done.map_err(io("sync", path))
     }
 
     /// Removes a segment's files, the journal last, so that a crash in between leaves what says that it is verified.
@@ -203,8 +242,41 @@ pub fn list(dir: &Path) -> Result<Vec<Segment>, Error> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::spool::OnFull;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_file_whose_sync_failed_is_in_doubt_until_its_writer_has_synced_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            dir: dir.path().into(),
+            max_bytes: 1 << 30,
+            on_full: OnFull::Stop,
+            flush_ms: 1,
+            sync_ms: 1,
+            allow_root_device: true,
+        };
+        let folder = Folder::open(&settings).unwrap();
+        let [grows, other, gone] = ["a.pcap", "b.pcap", "c.pcap"].map(|name| dir.path().join(name));
+        for path in [&grows, &other] {
+            fs::write(path, "frames").unwrap();
+        }
+        let failure = || Err(std::io::Error::from_raw_os_error(5));
+        folder.sync_written(&grows, failure).unwrap_err();
+        // The kernel has nothing to say against it any more.
+        File::open(&grows).unwrap().sync_data().unwrap();
+        assert!(folder.sync_data(&grows, true).is_err() && folder.sync_data(&other, true).is_ok());
+        folder.sync_written(&grows, || Ok(())).unwrap();
+        folder.sync_data(&grows, true).unwrap();
+        // A failure that another than the writer was told of.
+        for (is_written, in_doubt) in [(false, false), (true, true)] {
+            folder.sync_data(&gone, is_written).unwrap_err();
+            fs::write(&gone, "frames").unwrap();
+            assert_eq!(folder.sync_data(&gone, is_written).is_err(), in_doubt);
+            fs::remove_file(&gone).unwrap();
+        }
+    }
 
     #[test]
     fn pipes_folders_and_links_with_a_segments_name_are_not_taken_for_one() {

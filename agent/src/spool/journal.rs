@@ -118,6 +118,8 @@ pub struct State {
     pub open: Open,
     /// The multipart upload under way.
     pub upload_id: Option<String>,
+    /// Multipart uploads that were given up, each with its key: S3 may have them still.
+    pub given_up: Vec<(String, String)>,
     /// Whether a creation was begun whose answer is not known.
     pub creating: bool,
     /// Parts in S3 by number.
@@ -150,6 +152,7 @@ impl State {
         Self {
             open,
             upload_id: None,
+            given_up: Vec::new(),
             creating: false,
             parts: BTreeMap::new(),
             sums: BTreeMap::new(),
@@ -163,8 +166,8 @@ impl State {
         match record {
             Record::Open(_) => return Err("a second 'open' record".into()),
             Record::Key { key } => {
-                self.open.key = key;
                 self.forget_upload();
+                self.open.key = key;
                 self.completing = None;
             }
             Record::Creating => self.creating = true,
@@ -187,7 +190,7 @@ impl State {
     }
 
     fn forget_upload(&mut self) {
-        self.upload_id = None;
+        self.given_up.extend(self.upload_id.take().map(|id| (self.open.key.clone(), id)));
         self.creating = false;
         self.parts.clear();
     }
@@ -367,6 +370,17 @@ mod tests {
         journal.append(Record::Key { key: "i-1/2026-11-22-00-15_0002.pcap".into() }).unwrap();
         assert!(journal.state().upload_id.is_none() && journal.state().parts.is_empty());
         assert_eq!(read(&path).unwrap().0, *journal.state());
+    }
+
+    #[test]
+    fn an_upload_that_was_given_up_is_remembered_with_its_key() {
+        let mut state = State::new(open());
+        let key = |number: u32| format!("i-1/2026-11-22-00-15_{number:04}.pcap");
+        let created = |id: &str| Record::Created { upload_id: id.into() };
+        let records = [created("u"), Record::Key { key: key(2) }, created("v"), Record::Restart { cause: "409".into() }, created("w")];
+        records.into_iter().for_each(|record| state.apply(record).unwrap());
+        assert_eq!(state.given_up, [(open().key, "u".to_owned()), (key(2), "v".to_owned())]);
+        assert_eq!(state.upload_id.as_deref(), Some("w"));
     }
 
     proptest! {

@@ -556,7 +556,8 @@ impl Writing {
             return;
         }
         let extent = growing.extent;
-        let facts = Box::new(Facts { file_bytes: extent.bytes, index: growing.index, ..facts });
+        let (file_bytes, file_crc64nvme) = (extent.bytes, Some(extent.crc64nvme));
+        let facts = Box::new(Facts { file_bytes, file_crc64nvme, index: growing.index, ..facts });
         self.sync(Sync::Whole(facts, Some((growing.data, extent))));
     }
 
@@ -663,14 +664,14 @@ impl<D: Disk> Syncing<D> {
     /// A sync that failed may have marked as clean what did not reach the disk, and the next one would say that all is well
     /// (fsync(2), "EIO"). What no sync has confirmed is therefore read back, compared and written once more before it is tried again.
     fn make_durable(&mut self, data: &Data, extent: Extent) -> bool {
-        let Self { patient, disk, died, .. } = self;
+        let Self { folder, patient, disk, died } = self;
         let mut durable = data.durable.lock().unwrap_or_else(PoisonError::into_inner);
         let mut doubtful = false;
         let done = patient.insist(|| {
             if doubtful && !write_again(disk, data, *durable, extent)? {
                 return Ok(false);
             }
-            disk.sync(&data.file).map(|()| true).map_err(|cause| {
+            folder.sync_written(&data.path, || disk.sync(&data.file)).map(|()| true).map_err(|cause| {
                 if !doubtful {
                     let path = data.path.display();
                     tracing::error!(%path, from = durable.bytes, to = extent.bytes, "a sync failed; what it left in doubt is written again");

@@ -76,6 +76,7 @@ impl Manifest {
         }
         // The key that was chosen first may have been taken.
         facts.key = object.as_ref().map(|object| object.key.clone());
+        facts.file_crc64nvme = None;
         Self { schema: SCHEMA.into(), facts, object }
     }
 

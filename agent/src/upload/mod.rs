@@ -119,10 +119,10 @@ pub enum Error {
         /// Which file.
         what: &'static str,
     },
-    /// The segment's bytes are not any more what they were when they were sent.
+    /// The segment's bytes are not any more what they were when they were written, or sent.
     #[error(
-        "cannot send '{}': its {bytes} bytes from byte {offset} have another checksum than when they were read before; the disk has \
-         changed them, see `dmesg` and the volume's health",
+        "cannot send '{}': its {bytes} bytes from byte {offset} have another checksum than they had before; the disk has changed \
+         them, see `dmesg` and the volume's health",
         path.display()
     )]
     Rotten {

@@ -1,11 +1,11 @@
 //! One segment's way into the store, from wherever its journal says it is.
 //! In: the segment's files and journal. Out: its object, confirmed; its manifest, confirmed; then its files removed.
-//! Never: sends a byte that is not durable here, takes an object for ours because it is there (only by capture id, size and
-//! checksum), forgets an upload before the journal says so.
+//! Never: sends a byte that is not durable here, makes an object of other bytes than were recorded (where that is known), takes an
+//! object for ours because it is there (only by capture id, size and checksum), forgets an upload before the journal says so.
 //! Spec: Amazon S3 API Reference, CompleteMultipartUpload (errors, `If-None-Match`), User Guide "Conditional writes" (409, 412).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +43,8 @@ pub struct Way<S> {
     pub permits: Permits,
     /// One permit for each change of the spool that is on its way to the disk.
     changes: Arc<Semaphore>,
+    /// Keys that segments took because theirs were another object's, with the capture ids of those: the recorder does not know of them.
+    taken: tokio::sync::Mutex<BTreeMap<String, String>>,
 }
 
 /// More than there ever are at the same time.
@@ -52,7 +54,8 @@ impl<S> Way<S> {
     /// From a folder to a store.
     #[must_use]
     pub fn new(store: Arc<S>, folder: Folder, counters: Arc<Counters>) -> Self {
-        Self { store, folder, counters, permits: Permits::default(), changes: Arc::new(Semaphore::new(CHANGES_MAX as usize)) }
+        let changes = Arc::new(Semaphore::new(CHANGES_MAX as usize));
+        Self { store, folder, counters, permits: Permits::default(), changes, taken: tokio::sync::Mutex::default() }
     }
 
     /// Changes the spool where that holds up nobody. Once begun it is done, even if the caller is gone.
@@ -93,6 +96,8 @@ pub struct Sending<S> {
     distrusted: BTreeSet<u32>,
     /// Parts that S3 has and the journal has not.
     listed: BTreeMap<u32, Listed>,
+    /// What was sent was not what the file has: its parts' sums in the journal are of no use.
+    misread: bool,
     /// Uploads at this segment's keys that were given up: aborted when the segment is confirmed, and not before.
     useless: Vec<Upload>,
     /// The most parts of it that were ever in S3, by what earlier tries knew.
@@ -131,6 +136,8 @@ impl<S: Store> Sending<S> {
     pub async fn resume(way: Arc<Way<S>>, segment: Segment) -> Result<Self, Error> {
         let path = segment.journal.clone().ok_or_else(|| missing(&segment, "journal"))?;
         let journal = blocking(move || Journal::resume(&path)).await??;
+        let place = |key: &String| Place { bucket: journal.state().open.bucket.clone(), key: key.clone() };
+        let useless = journal.state().given_up.iter().map(|(key, id)| Upload { place: place(key), id: id.clone() }).collect();
         let journal = Arc::new(Mutex::new(journal));
         Ok(Self {
             way,
@@ -139,7 +146,8 @@ impl<S: Store> Sending<S> {
             agreed: false,
             distrusted: BTreeSet::new(),
             listed: BTreeMap::new(),
-            useless: Vec::new(),
+            misread: false,
+            useless,
             best: 0,
         })
     }
@@ -156,6 +164,8 @@ impl<S: Store> Sending<S> {
         } else if self.read(|state| state.verified.is_none()) && self.capture().await? == Progress::Growing {
             return Ok(Progress::Growing);
         }
+        // An earlier process may have ended before it came to that.
+        self.abort_useless().await;
         if self.read(|state| !state.manifest_stored) {
             self.manifest().await?;
         }
@@ -259,6 +269,9 @@ impl<S: Store> Sending<S> {
     /// Creates an upload at the key, unless there is an object: ours ends the matter, another's means the next key.
     async fn begin(&mut self, whole: bool, bytes: u64) -> Result<Option<Turn>, Error> {
         let place = self.place();
+        if self.way.taken.lock().await.get(&place.key).is_some_and(|id| *id != self.segment.capture_id) {
+            return self.take_next_key().await.map(Some);
+        }
         match self.way.store.head(&place).await {
             Ok(found) if self.is_ours(&place, &found)? => return self.confirm(&place, found, whole, bytes).await.map(Some),
             Ok(_) => return self.take_next_key().await.map(Some),
@@ -330,8 +343,8 @@ impl<S: Store> Sending<S> {
         let missing = self.missing_parts(bytes, parts);
         let Some(upload) = self.upload().filter(|_| !missing.is_empty()) else { return Ok(None) };
         // What S3 has must survive a power loss here, or a restart would send other bytes for the same part number.
-        let path = data.to_path_buf();
-        blocking(move || File::open(path)?.sync_data()).await?.map_err(failed("sync", data))?;
+        let (folder, path) = (self.way.folder.clone(), data.to_path_buf());
+        blocking(move || folder.sync_data(&path, !whole)).await??;
         let mut waiting = missing.into_iter();
         let mut under_way = JoinSet::new();
         let mut failure = None;
@@ -341,7 +354,7 @@ impl<S: Store> Sending<S> {
                 let (way, upload, path) = (self.way.clone(), upload.clone(), data.to_path_buf());
                 let listed = self.listed.get(&number).filter(|there| there.bytes == section.bytes).cloned();
                 let known = self.read(|state| state.sums.get(&number).copied());
-                let known = known.filter(|&(bytes, _)| bytes == section.bytes).map(|(_, crc64nvme)| crc64nvme);
+                let known = known.filter(|&(bytes, _)| bytes == section.bytes && !self.misread).map(|(_, crc64nvme)| crc64nvme);
                 under_way.spawn(async move { send_part(&way, &upload, number, path, section, listed, known).await });
             }
             let Some(done) = under_way.join_next().await else { break };
@@ -392,6 +405,7 @@ impl<S: Store> Sending<S> {
         let parts: Vec<Part> = self.read(|state| state.parts.range(1..=parts).map(|(_, part)| part.clone()).collect());
         let crc64nvme = checksum::combine(parts.iter().map(|part| (part.crc64nvme, part.bytes)));
         let whole = Whole { bytes, crc64nvme };
+        self.hold_against_recorded(bytes, crc64nvme).await?;
         if self.read(|state| state.completing != Some((bytes, crc64nvme))) {
             self.append(Record::Completing { bytes, crc64nvme }).await?;
         }
@@ -421,8 +435,22 @@ impl<S: Store> Sending<S> {
             Class::PreconditionFailed | Class::Conflict | Class::Transient | Class::Throttled | Class::Credentials | Class::Clock => {
                 self.settle_unclear(&upload.place, bytes, error).await
             }
-            Class::NotFound | Class::NoSuchBucket | Class::Denied | Class::Unsupported => Err(error.into()),
+            Class::NotFound | Class::NoSuchBucket | Class::Denied | Class::KeyRefused | Class::Unsupported => Err(error.into()),
         }
+    }
+
+    /// Holds what was sent against what was recorded: the disk may have changed it before it was read for the first time.
+    async fn hold_against_recorded(&mut self, bytes: u64, sent: u64) -> Result<(), Error> {
+        let Segment { data: Some(data), manifest: Some(manifest), .. } = &self.segment else { return Ok(()) };
+        let (path, manifest) = (data.clone(), manifest.clone());
+        // Facts that cannot be read are told of when they are to be sent.
+        let facts = blocking(move || read_facts(&manifest)).await?.ok();
+        let Some(recorded) = facts.and_then(|facts| facts.file_crc64nvme).filter(|&recorded| recorded != sent) else { return Ok(()) };
+        if self.checksum_of_data(bytes).await? != recorded {
+            return Err(Error::Rotten { path, offset: 0, bytes });
+        }
+        self.misread = true;
+        Err(self.restart("it was not sent as it was recorded, and can be read so now").await?)
     }
 
     /// After a completion that may or may not have happened: whose object is at the key?
@@ -518,11 +546,25 @@ impl<S: Store> Sending<S> {
         blocking(move || checksum::of_section(&read, Section { offset: 0, bytes })).await?.map_err(failed("read", &path))
     }
 
-    /// The key belongs to another object: the segment goes to the next one, from its beginning.
+    /// The key belongs to another object, or to another segment: this one goes to the next that is free, from its beginning. Two segments
+    /// under way to one key would both find nobody there, and where S3 knows no conditions the second would overwrite the first.
     async fn take_next_key(&mut self) -> Result<Turn, Error> {
         let (place, useless) = (self.place(), self.upload());
-        let key = successor(&place.key);
+        let way = self.way.clone();
+        let mut taken = way.taken.lock().await;
+        let (folder, own) = (way.folder.clone(), self.segment.capture_id.clone());
+        let held = blocking(move || orphans::held(&folder, Some(&own))).await?;
+        let held = held.map(|held| held.keys).unwrap_or_else(|error| {
+            warn!(segment = self.segment.capture_id, "which keys other segments hold cannot be told: {error}");
+            BTreeSet::new()
+        });
+        let own = self.segment.capture_id.clone();
+        let mut key = successor(&place.key);
+        while (held.contains(&key) || taken.get(&key).is_some_and(|id| *id != own)) && successor(&key) != key {
+            key = successor(&key);
+        }
         warn!(segment = self.segment.capture_id, "{place} is taken by another object: the segment goes to '{key}'");
+        taken.insert(key.clone(), own);
         self.append(Record::Key { key }).await?;
         self.way.counters.key_collisions.add(1);
         self.give_up(useless);

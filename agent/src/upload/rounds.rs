@@ -380,7 +380,7 @@ impl<S: Store> Rounds<S> {
         let counters = &self.way.counters;
         counters.upload_failures.add(1);
         match class {
-            Class::Denied | Class::NoSuchBucket => counters.upload_refusals.add(1),
+            Class::Denied | Class::NoSuchBucket | Class::KeyRefused => counters.upload_refusals.add(1),
             Class::Credentials => counters.credential_refusals.add(1),
             Class::Clock => counters.clock_refusals.add(1),
             Class::Throttled => self.way.permits.throttled(begun, now),

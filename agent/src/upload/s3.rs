@@ -187,6 +187,18 @@ impl Intercept for Bounded {
     }
 }
 
+/// Asks with HEAD, and once more when that is forbidden. The answer has no words, and it may be our clock: the SDK takes the store's time
+/// from each answer and signs the next request with it, but asks again only where a code says `RequestTimeTooSkewed`.
+async fn ask<T, E, F>(head: impl Fn() -> F) -> Result<T, SdkError<E, HttpResponse>>
+where
+    F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+{
+    match head().await {
+        Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 403) => head().await,
+        asked => asked,
+    }
+}
+
 fn within(attempt: Duration) -> aws_sdk_s3::config::Builder {
     Config::builder().timeout_config(timeouts(attempt))
 }
@@ -208,6 +220,7 @@ fn classify(code: &str, status: Option<u16>, place: &Place) -> Class {
         "SlowDown" | "ServiceUnavailable" | "TooManyRequests" | "RequestLimitExceeded" | "Throttling" | "ThrottlingException" => {
             Class::Throttled
         }
+        _ if let Some(of_kms) = code.strip_prefix("KMS.") => classify_kms(of_kms, status),
         _ => match status {
             // An answer to HEAD has no words; this is how it says that the token has expired.
             Some(400) if code.is_empty() => Class::Credentials,
@@ -220,6 +233,20 @@ fn classify(code: &str, status: Option<u16>, place: &Place) -> Class {
             Some(429 | 503) => Class::Throttled,
             _ => Class::Transient,
         },
+    }
+}
+
+/// The class of an error that S3 hands on from AWS KMS: `KMS.` and the name that it has there (KMS API Reference, "GenerateDataKey",
+/// "Decrypt" and "Common Errors"), mostly with status 400.
+fn classify_kms(code: &str, status: Option<u16>) -> Class {
+    match code {
+        "ThrottlingException" | "LimitExceededException" | "RequestLimitExceeded" => Class::Throttled,
+        "DependencyTimeoutException" | "KMSInternalException" | "InternalFailure" | "KeyUnavailableException" | "ServiceUnavailable" => {
+            Class::Transient
+        }
+        _ if status.is_some_and(|status| status >= 500) => Class::Transient,
+        // Disabled, about to be deleted, not there, not of the right kind, or not allowed: nothing of this cures itself.
+        _ => Class::KeyRefused,
     }
 }
 
@@ -264,7 +291,8 @@ impl Store for S3 {
     async fn head(&self, place: &Place) -> Result<Found, Error> {
         let act = "examine";
         let call = self.client(act, place).await?.head_object().bucket(&place.bucket).key(&place.key);
-        let sent = call.checksum_mode(ChecksumMode::Enabled).set_expected_bucket_owner(self.owner()).send().await;
+        let call = call.checksum_mode(ChecksumMode::Enabled).set_expected_bucket_owner(self.owner());
+        let sent = ask(|| call.clone().send()).await;
         let head = self.judge(act, place, sent).await?;
         // Each object has one. Who answers without it (a portal, a proxy's error page) does not speak of an object.
         if head.e_tag.is_none() {
@@ -434,8 +462,8 @@ impl Store for S3 {
     async fn head_bucket(&self, bucket: &str) -> Result<(), Error> {
         let act = "find the bucket";
         let place = Place { bucket: bucket.into(), key: String::new() };
-        let call = self.client(act, &place).await?.head_bucket().bucket(bucket);
-        let sent = call.set_expected_bucket_owner(self.owner()).send().await;
+        let call = self.client(act, &place).await?.head_bucket().bucket(bucket).set_expected_bucket_owner(self.owner());
+        let sent = ask(|| call.clone().send()).await;
         self.judge(act, &place, sent).await.map(drop)
     }
 }
@@ -627,6 +655,18 @@ mod tests {
             ("SlowDown", Some(503), &object, Class::Throttled),
             ("", Some(400), &object, Class::Credentials),
             ("NotImplemented", Some(501), &object, Class::Unsupported),
+            ("KMS.DisabledException", Some(400), &object, Class::KeyRefused),
+            ("KMS.KMSInvalidStateException", Some(400), &object, Class::KeyRefused),
+            ("KMS.NotFoundException", Some(400), &object, Class::KeyRefused),
+            ("KMS.InvalidKeyUsageException", Some(400), &object, Class::KeyRefused),
+            ("KMS.AccessDeniedException", Some(400), &object, Class::KeyRefused),
+            ("KMS.SomethingNewException", Some(400), &object, Class::KeyRefused),
+            ("KMS.SomethingNewException", Some(503), &object, Class::Transient),
+            ("KMS.ThrottlingException", Some(400), &object, Class::Throttled),
+            ("ThrottlingException", Some(400), &object, Class::Throttled),
+            ("KMS.KMSInternalException", Some(500), &object, Class::Transient),
+            ("KMS.DependencyTimeoutException", Some(400), &object, Class::Transient),
+            ("KMS.KeyUnavailableException", Some(400), &object, Class::Transient),
             ("", None, &object, Class::Transient),
         ];
         for (code, status, place, class) in rows {

@@ -136,6 +136,8 @@ pub enum Class {
     BadDigest,
     /// The credentials do not allow it.
     Denied,
+    /// The objects cannot be encrypted: the KMS key is disabled, gone, or not for us.
+    KeyRefused,
     /// The credentials themselves are refused: expired, or not valid. New ones are looked for with the next call.
     Credentials,
     /// Our clock and the store's differ by too much.
@@ -168,6 +170,10 @@ impl fmt::Display for Error {
             Class::NoSuchBucket => "; make the bucket, or name another (s3.bucket)",
             Class::Credentials => "; new credentials are asked for; see the instance's role and whether its metadata can be reached",
             Class::Clock => "; see whether chronyd runs and reaches the Amazon Time Sync Service (169.254.169.123)",
+            Class::KeyRefused => {
+                "; see whether the KMS key (s3.kms_key, or the bucket's default) is there, enabled and not about to be deleted, and whether \
+                 its policy and the agent's role allow kms:GenerateDataKey and kms:Decrypt"
+            }
             Class::Denied => {
                 "; allow the agent's role s3:PutObject, s3:GetObject, s3:AbortMultipartUpload, s3:ListMultipartUploadParts on its keys, \
                  s3:ListBucketMultipartUploads and s3:ListBucket on the bucket (without it a missing object looks forbidden) and, with a KMS key, kms:GenerateDataKey and \

@@ -41,7 +41,7 @@ enum Act {
 
 const ACTS: &[(&str, Act)] = &[
     ("kills at each point", Act::Storm(|_, size| act::at_each_point(3 * size))),
-    ("kills at any moment", Act::Storm(|lot, size| act::at_any_moment(lot, 20 * size, LIFE))),
+    ("kills at any moment", Act::Storm(|lot, size| act::at_any_moment(lot, 10 * size, 10 * size))),
     ("kills while S3 comes and goes", Act::Storm(|lot, size| act::while_s3_comes_and_goes(lot, 10 * size, LIFE))),
     ("kills of S3 in mid-upload", Act::Storm(act::while_s3_is_killed)),
     ("kills at default settings", Act::Storm(|lot, size| act::at_default_settings(lot, 10 * size))),

@@ -4,12 +4,52 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use chrono::{DateTime, Utc};
 
 use super::http::{Answer, Request, serve};
 
 const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN: &str = "x-aws-ec2-metadata-token";
+
+/// Where the role's credentials are, below `/latest/meta-data/`: alone the name of the role, with it they themselves.
+const ROLE: &str = "iam/security-credentials/";
+
+/// Longer than any client waits.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Credentials of a role, as a client gets them.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// `AccessKeyId`.
+    pub access_key: &'static str,
+    /// `SecretAccessKey`.
+    pub secret: &'static str,
+    /// `Token`.
+    pub token: &'static str,
+    /// `Expiration`; told in whole seconds.
+    pub expires: SystemTime,
+}
+
+/// As in the documents of the role (User Guide, "Retrieve security credentials from instance metadata").
+const TIME: &str = "%Y-%m-%dT%H:%M:%SZ";
+
+/// In place of a status: there is no answer.
+const NEVER: u16 = 0;
+
+/// What comes of asking for the role's credentials.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Source {
+    /// They do.
+    #[default]
+    Works,
+    /// An error of the server.
+    Fails,
+    /// Nothing, and the connection stays.
+    Hangs,
+}
 
 /// A running one.
 #[derive(Debug)]
@@ -24,6 +64,7 @@ struct State {
     tokens: HashMap<String, Instant>,
     issued: u64,
     dead: bool,
+    source: Source,
 }
 
 impl Imds {
@@ -33,7 +74,14 @@ impl Imds {
         let state: Arc<Mutex<State>> = Arc::default();
         let address = serve({
             let state = state.clone();
-            move |request| state.lock().unwrap().answer(request)
+            move |request| {
+                let answer = state.lock().unwrap().answer(request);
+                if answer.as_ref().is_some_and(|answer| answer.status == NEVER) {
+                    thread::sleep(SILENCE);
+                    return None;
+                }
+                answer
+            }
         });
         let imds = Self { address, state };
         imds.target("InService");
@@ -54,6 +102,27 @@ impl Imds {
     /// Where Auto Scaling takes the instance.
     pub fn target(&self, state: &str) {
         self.set("autoscaling/target-lifecycle-state", state);
+    }
+
+    /// Gives the instance a role of that name with these credentials.
+    pub fn role(&self, name: &str, keys: &Keys) {
+        let expires: DateTime<Utc> = keys.expires.into();
+        let json = serde_json::json!({
+            "Code": "Success",
+            "LastUpdated": Utc::now().format(TIME).to_string(),
+            "Type": "AWS-HMAC",
+            "AccessKeyId": keys.access_key,
+            "SecretAccessKey": keys.secret,
+            "Token": keys.token,
+            "Expiration": expires.format(TIME).to_string(),
+        });
+        self.set(ROLE, name);
+        self.set(&format!("{ROLE}{name}"), &json.to_string());
+    }
+
+    /// What comes of asking for the role's credentials from now on; all other entries stay as they are.
+    pub fn source(&self, source: Source) {
+        self.state.lock().unwrap().source = source;
     }
 
     /// Refuses every token that was given out.
@@ -82,7 +151,15 @@ impl State {
             return Some(self.token(request));
         }
         let valid = request.headers.get(TOKEN).and_then(|token| self.tokens.get(token)).is_some_and(|end| Instant::now() < *end);
-        let entry = request.path.strip_prefix("/latest/meta-data/").and_then(|name| self.entries.get(name));
+        let name = request.path.strip_prefix("/latest/meta-data/");
+        let entry = name.and_then(|name| self.entries.get(name));
+        if valid && name.is_some_and(|name| name.starts_with(ROLE)) {
+            match self.source {
+                Source::Works => {}
+                Source::Fails => return Some(Answer::new(500, "Internal Server Error")),
+                Source::Hangs => return Some(Answer::new(NEVER, "")),
+            }
+        }
         Some(match (request.method.as_str(), valid, entry) {
             (_, false, _) => Answer::new(401, "Unauthorized"),
             ("GET", true, Some(text)) => Answer::new(200, text),

@@ -9,4 +9,4 @@ mod http;
 mod imds;
 
 pub use autoscaling::{AutoScaling, Call, Hook};
-pub use imds::Imds;
+pub use imds::{Imds, Keys, Source};

@@ -1,9 +1,9 @@
 //! An S3 on loopback that fails as a test tells it to: a small bucket in memory, stricter than life, behind the wire of s3s.
-//! In: requests, signed for real; a script of faults by call and number. Out: answers, or what a script makes of them: lost, cut off,
-//! wrong, none at all. Never: chance; a fault that no script asked for; keeps a thread or a port after it is dropped.
+//! In: requests, signed for real; a script of faults by call and number; a clock to be set. Out: answers, or what a script makes of
+//! them: lost, cut off, wrong, none at all. Never: chance; a fault that no script asked for; keeps a thread or a port after it is dropped.
 //! Spec: Amazon S3 API Reference; "Error responses" for status and code.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -11,30 +11,33 @@ use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming};
-use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, DATE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use s3s::auth::{S3Auth, SecretKey};
+use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{Body, S3Result};
+use s3s::{Body, S3ErrorCode, S3Result};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
+pub mod clock;
 pub mod door;
 pub mod objects;
 pub mod script;
 
+use clock::Clock;
 use door::Door;
 use objects::Objects;
 use script::{Fault, Flip, Op, Script, key, parameter};
 
-/// The secret of every access key.
+/// The secret of every access key, until the server is told of one.
 pub const SECRET: &str = "secret-of-the-tests";
 
 /// The longest body that is taken.
@@ -54,7 +57,38 @@ struct State {
     objects: Arc<Mutex<Objects>>,
     script: Mutex<Script>,
     expired: Mutex<BTreeSet<String>>,
+    known: Arc<Mutex<Known>>,
+    clock: Mutex<Clock>,
+    parts: Mutex<AtOnce>,
 }
+
+/// How many of something are here.
+#[derive(Clone, Copy, Default, Debug)]
+struct AtOnce {
+    now: u32,
+    most: u32,
+}
+
+/// A part that is here, from the head of its request to the answer.
+struct PartHere(Arc<State>);
+
+impl PartHere {
+    fn new(state: &Arc<State>) -> Self {
+        let mut parts = held(&state.parts);
+        parts.now += 1;
+        parts.most = parts.most.max(parts.now);
+        Self(state.clone())
+    }
+}
+
+impl Drop for PartHere {
+    fn drop(&mut self) {
+        held(&self.0.parts).now -= 1;
+    }
+}
+
+/// Secret and session token by access key; empty: every access key has [`SECRET`].
+type Known = BTreeMap<String, (String, String)>;
 
 impl FaultyS3 {
     /// A server on a free port of loopback with one empty bucket.
@@ -66,8 +100,15 @@ impl FaultyS3 {
         let port = listener.local_addr().unwrap_or_else(|error| panic!("no address: {error}")).port();
         let objects = Arc::new(Mutex::new(Objects::default()));
         let mut service = S3ServiceBuilder::new(Door { bucket: bucket.into(), objects: objects.clone() });
-        service.set_auth(OneSecret);
-        let state = Arc::new(State { objects, script: Mutex::default(), expired: Mutex::default() });
+        let known: Arc<Mutex<Known>> = Arc::default();
+        service.set_auth(Secrets(known.clone()));
+        // What time it is here only [`Clock`] says.
+        let mut config = S3Config::default();
+        config.presigned_url_max_skew_time_secs = u32::MAX;
+        service.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+        let state =
+            State { objects, script: Mutex::default(), expired: Mutex::default(), known, clock: Mutex::default(), parts: Mutex::default() };
+        let state = Arc::new(state);
         let accepting = tokio::spawn(accept(listener, service.build(), state.clone()));
         Self { port, state, accepting }
     }
@@ -117,9 +158,28 @@ impl FaultyS3 {
         held(&self.state.script).hit()
     }
 
+    /// Knows this access key from now on, and none that it was not told of: `InvalidAccessKeyId`. Each request must bear its session
+    /// token too, or is refused: `InvalidToken`.
+    pub fn know(&self, access_key: &str, secret: &str, token: &str) {
+        held(&self.state.known).insert(access_key.into(), (secret.into(), token.into()));
+    }
+
     /// From now on this access key is refused: `ExpiredToken`.
     pub fn expire(&self, access_key: &str) {
         held(&self.state.expired).insert(access_key.into());
+    }
+
+    /// The clock of this server, to be set.
+    pub fn clock(&self) -> MutexGuard<'_, Clock> {
+        held(&self.state.clock)
+    }
+
+    /// The most parts that were here at the same time since this was last asked.
+    #[must_use]
+    pub fn most_parts_at_once(&self) -> u32 {
+        let mut parts = held(&self.state.parts);
+        let now = parts.now;
+        std::mem::replace(&mut parts.most, now)
     }
 }
 
@@ -134,13 +194,15 @@ fn held<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every access key is known, and has the same secret: s3s verifies each signature with it.
-struct OneSecret;
+/// The secrets with which s3s verifies each signature.
+struct Secrets(Arc<Mutex<Known>>);
 
 #[async_trait::async_trait]
-impl S3Auth for OneSecret {
-    async fn get_secret_key(&self, _: &str) -> S3Result<SecretKey> {
-        Ok(SecretKey::from(SECRET))
+impl S3Auth for Secrets {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        let known = held(&self.0);
+        let secret = if known.is_empty() { Some(SECRET) } else { known.get(access_key).map(|(secret, _)| secret.as_str()) };
+        secret.map(SecretKey::from).ok_or_else(|| S3ErrorCode::InvalidAccessKeyId.into())
     }
 }
 
@@ -158,9 +220,10 @@ async fn serve(stream: TcpStream, service: S3Service, state: Arc<State>) {
     let Ok(twin) = SockRef::from(&stream).try_clone() else { return };
     let answer = service_fn(|request| {
         let call = Call { service: service.clone(), state: state.clone(), cut: cut.clone() };
-        async move { Ok::<_, Infallible>(call.answer(request).await) }
+        async move { Ok::<_, Infallible>(call.dated_answer(request).await) }
     });
-    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+    let mut http = hyper::server::conn::http1::Builder::new();
+    let connection = http.auto_date_header(false).serve_connection(TokioIo::new(stream), answer);
     tokio::select! {
         // Whether the client went or we broke off: the next one has a connection of its own.
         _ = connection => {}
@@ -179,8 +242,18 @@ struct Call {
 }
 
 impl Call {
+    async fn dated_answer(self, request: Request<Incoming>) -> Response<Body> {
+        let state = self.state.clone();
+        let mut answer = self.answer(request).await;
+        if let Some(date) = held(&state.clock).date(SystemTime::now()) {
+            answer.headers_mut().insert(DATE, date);
+        }
+        answer
+    }
+
     async fn answer(self, request: Request<Incoming>) -> Response<Body> {
         let op = Op::of(request.method(), request.uri());
+        let _here = (op == Op::Part).then(|| PartHere::new(&self.state));
         let fault = held(&self.state.script).next(op);
         match fault {
             Some(Fault::HangBeforeReading) => return std::future::pending().await,
@@ -191,12 +264,16 @@ impl Call {
         // A client that breaks off has not asked.
         let Ok(body) = Body::from(body).store_all_limited(BODY_BYTES_MAX).await else { return self.break_off().await };
         let mut request = Request::from_parts(parts, Body::from(body));
-        if self.is_expired(&request) {
-            return refusal(400, "ExpiredToken");
+        if let Some(code) = self.refused_token(&request) {
+            return refusal(400, code);
+        }
+        if held(&self.state.clock).refuses(request.headers(), SystemTime::now()) {
+            return refusal(403, "RequestTimeTooSkewed");
         }
         match fault {
             Some(Fault::HangAfterReading) => return std::future::pending().await,
             Some(Fault::Refuse(status, code)) => return refusal(status, code),
+            Some(Fault::AnswerAfter(wait)) => tokio::time::sleep(wait).await,
             Some(Fault::FlipByte) => drop(request.extensions_mut().insert(Flip)),
             Some(fault) => self.tamper(fault, &request),
             None => {}
@@ -227,10 +304,16 @@ impl Call {
         self.break_off().await
     }
 
-    fn is_expired(&self, request: &Request<Body>) -> bool {
-        let header = request.headers().get(AUTHORIZATION).and_then(|header| header.to_str().ok()).unwrap_or_default();
-        let access_key = header.split_once("Credential=").and_then(|(_, rest)| rest.split('/').next());
-        access_key.is_some_and(|access_key| held(&self.state.expired).contains(access_key))
+    /// Why a request's credentials are of no use whoever signed it.
+    fn refused_token(&self, request: &Request<Body>) -> Option<&'static str> {
+        let header = |name: &str| request.headers().get(name).and_then(|header| header.to_str().ok()).unwrap_or_default();
+        let access_key = header(AUTHORIZATION.as_str()).split_once("Credential=").and_then(|(_, rest)| rest.split('/').next())?;
+        let wrong = |(_, token): &(String, String)| header("x-amz-security-token") != token;
+        match held(&self.state.known).get(access_key) {
+            _ if held(&self.state.expired).contains(access_key) => Some("ExpiredToken"),
+            Some(known) if wrong(known) => Some("InvalidToken"),
+            _ => None,
+        }
     }
 
     /// What happens in the bucket before the call is looked at.

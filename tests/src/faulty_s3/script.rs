@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use hyper::{Method, Uri};
 
@@ -81,6 +82,8 @@ pub enum Fault {
     ResetInMidRequest,
     /// It is not done, and this is the answer: status and code.
     Refuse(u16, &'static str),
+    /// It is done and answered well, after this long.
+    AnswerAfter(Duration),
     /// It is done, and the connection is closed without an answer.
     LoseAnswer,
     /// It is done, and the answer breaks off in the middle.

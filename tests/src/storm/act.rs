@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::gate::{Call, When};
 use super::ledger::Sum;
 use super::point::POINTS;
-use super::traffic::{FULL, Pace, SLOW};
+use super::traffic::{FULL, PACES, Pace, SLOW, SMALL};
 use super::{Lot, Storm};
 use crate::garage::Garage;
 
@@ -19,39 +19,56 @@ const WINDOW_OF_PARTS_SECONDS: u64 = 5;
 /// How often all points are gone through at most, for each hit that is wanted: some points are microseconds long.
 const ROUNDS_PER_HIT: usize = 100;
 
-/// An agent dies at each point so many times, by turns at ten packets a second and at full rate.
+/// Agents that live at most so long die while they begin, or take up what the one before has left.
+const SHORT_LIFE: Duration = Duration::from_millis(400);
+
+/// Agents that live at most so long die at any moment of a segment that they opened themselves, closed and stored.
+const LONG_LIFE: Duration = Duration::from_millis(2500);
+
+/// An agent dies at each point so many times, and at least once at each pace at which it comes there: ten packets a second and full rate,
+/// or full rate with frames so large that uploads have several parts.
 ///
 /// # Panics
 /// When a promise is broken, or a point was not hit so often.
 pub fn at_each_point(hits: usize) -> Sum {
     let mut storm: Storm = Storm::new(Duration::from_millis(50), SLOW);
-    for round in 0..hits * ROUNDS_PER_HIT {
-        storm.set_pace(if round % 2 == 0 { SLOW } else { FULL });
-        if !storm.kill_at_points(hits) {
+    for pace in PACES.into_iter().cycle().take(hits * ROUNDS_PER_HIT * PACES.len()) {
+        if !storm.kill_at_points(hits, pace) {
             break;
         }
     }
     let sum = storm.settle();
     for point in POINTS {
-        assert!(storm.hits(point) >= hits, "of {hits} agents that were to die at '{}' {} did", point.name, storm.hits(point));
+        let due: Vec<_> = storm.due(point, hits).into_iter().map(|pace| pace.name).collect();
+        assert!(due.is_empty(), "too few agents that were to die at '{}' did, at the paces {due:?}; the table is above", point.name);
     }
+    assert!(sum.of_parts > 0, "no capture had several parts");
     sum
 }
 
-/// So many agents die some time within `life` after their start, half of them at ten packets a second, half at full rate.
+/// So many agents die some time within a short and so many within a long life, by thirds at ten packets a second, at full rate and at
+/// full rate with large frames. Long lives end in each stage of a segment's life: each of them has its own part of the time.
 ///
 /// # Panics
 /// When a promise is broken.
-pub fn at_any_moment(lot: &mut Lot, kills: usize, life: Duration) -> Sum {
+pub fn at_any_moment(lot: &mut Lot, short: usize, long: usize) -> Sum {
     let mut storm: Storm = Storm::new(Duration::from_millis(100), SLOW);
-    for (pace, name) in [(SLOW, "any moment, 10 packets/s"), (FULL, "any moment, full rate")] {
+    for (third, pace) in PACES.into_iter().enumerate() {
         storm.set_pace(pace);
-        for _ in 0..kills / 2 {
-            storm.kill_at_random(lot, life, name);
+        let share = |kills: usize| kills * (third + 1) / PACES.len() - kills * third / PACES.len();
+        for _ in 0..share(short) {
+            storm.kill_at_random(lot, SHORT_LIFE, "any moment of a short life");
+        }
+        let stages = share(long) as u32;
+        for stage in 0..stages {
+            let begun = LONG_LIFE * stage / stages;
+            storm.kill_after(begun + lot.up_to(LONG_LIFE / stages), "any moment of a long life");
         }
     }
     let sum = storm.settle();
     assert!(sum.stored > sum.sent / 3, "a storm of which most was lost says nothing");
+    assert!(sum.of_parts > 0, "no capture had several parts");
+    assert!(sum.closed > long / 10, "of {long} agents that were to live long hardly one closed a segment that it had opened");
     sum
 }
 
@@ -75,7 +92,7 @@ pub fn while_s3_comes_and_goes(lot: &mut Lot, kills: usize, life: Duration) -> S
 /// # Panics
 /// When a promise is broken, or nothing is lost at all.
 pub fn at_default_settings(lot: &mut Lot, kills: usize) -> Sum {
-    let mut storm: Storm = Storm::new(FLUSH_DEFAULT, Pace { burst: 10, every: Duration::from_millis(5) });
+    let mut storm: Storm = Storm::new(FLUSH_DEFAULT, Pace { name: "steady", burst: 10, every: Duration::from_millis(5), filling: SMALL });
     for _ in 0..kills {
         storm.kill_after(FLUSH_DEFAULT + Duration::from_millis(300 + lot.below(500)), "default settings");
     }

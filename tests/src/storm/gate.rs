@@ -1,9 +1,11 @@
 //! A door between an agent and S3, on loopback in the agent's namespace: it holds a given call, so that the agent stands still
-//! between an intent and its result. In: HTTP/1.1 as the AWS SDK speaks it. Out: the same to S3, and its answers, to the byte.
+//! between an intent and its result, or lets the test change S3 just before one. In: HTTP/1.1 as the AWS SDK speaks it. Out: the same
+//! to S3, and its answers, to the byte.
 //! Never: changes a byte; takes TLS; knows a body other than by `Content-Length`.
 //! Spec: Amazon S3 API Reference (method and query of each call).
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,6 +15,9 @@ use std::time::Duration;
 use crate::agent::BUCKET;
 use crate::netns::Namespace;
 
+/// The least bytes of a part that is sent while its file grows: the agent's parts are so large at first.
+pub const WHOLE_PART_BYTES: u64 = 8 << 20;
+
 /// A call of the uploader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
@@ -20,8 +25,10 @@ pub enum Call {
     HeadFirst,
     /// CreateMultipartUpload.
     Create,
-    /// UploadPart.
+    /// UploadPart, of any size.
     Part,
+    /// UploadPart of [`WHOLE_PART_BYTES`] at least.
+    WholePart,
     /// ListParts.
     ListParts,
     /// CompleteMultipartUpload.
@@ -34,6 +41,13 @@ pub enum Call {
     HeadManifest,
     /// Any other.
     Other,
+}
+
+impl Call {
+    /// Whether it is one that was asked for as `asked`.
+    fn is(self, asked: Self) -> bool {
+        self == asked || (self, asked) == (Self::WholePart, Self::Part)
+    }
 }
 
 /// Where a call is held.
@@ -60,9 +74,16 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Default, Debug)]
+/// Whether a call of that key is meant.
+type Fits = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// Changes S3 before a call of that key, if it is the one that is meant; says whether it was.
+type Work = Box<dyn FnMut(&str) -> bool + Send>;
+
+#[derive(Default)]
 struct State {
-    closed: Option<(Call, When)>,
+    closed: Option<(Call, When, Fits)>,
+    meddling: Option<(Call, Work)>,
     /// The key of the first call that was held.
     held: Option<String>,
     /// Captures whose completion S3 has confirmed.
@@ -71,6 +92,13 @@ struct State {
     created: usize,
     /// Nothing gets through.
     away: bool,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let closed = self.closed.as_ref().map(|&(call, when, _)| (call, when));
+        f.debug_struct("State").field("closed", &closed).field("held", &self.held).field("away", &self.away).finish_non_exhaustive()
+    }
 }
 
 impl Gate {
@@ -104,11 +132,16 @@ impl Gate {
         &self.endpoint
     }
 
-    /// From now on the call is held.
-    pub fn close(&self, call: Call, when: When) {
+    /// From now on the call is held, of a key for which `fits` says so.
+    pub fn close(&self, call: Call, when: When, fits: impl Fn(&str) -> bool + Send + Sync + 'static) {
         let mut state = self.shared.state();
-        state.closed = Some((call, when));
+        state.closed = Some((call, when, Arc::new(fits)));
         state.held = None;
+    }
+
+    /// Does `work` before the call reaches S3, with its key: at each such call, until it says that it is done.
+    pub fn meddle(&self, call: Call, work: impl FnMut(&str) -> bool + Send + 'static) {
+        self.shared.state().meddling = Some((call, Box::new(work)));
     }
 
     /// Waits until a call is held and gives its key; `None` when none comes in time.
@@ -121,7 +154,9 @@ impl Gate {
 
     /// Lets everything through. What was held is cut off: its agent is dead.
     pub fn open(&self) {
-        self.shared.state().closed = None;
+        let mut state = self.shared.state();
+        (state.closed, state.meddling) = (None, None);
+        drop(state);
         self.shared.changed.notify_all();
     }
 
@@ -165,10 +200,11 @@ impl Shared {
         let mut reader = BufReader::with_capacity(256 << 10, agent);
         loop {
             let (head, body_bytes) = read_head(&mut reader)?;
-            let (call, key) = self.classify(&head);
+            let (call, key) = self.classify(&head, body_bytes);
             if self.state().away || self.holds(call, When::Before, &key) {
                 return Ok(());
             }
+            self.meddle(call, &key);
             *under_way.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((call, key.clone()));
             s3.write_all(head.as_bytes())?;
             let half = body_bytes / 2;
@@ -212,8 +248,13 @@ impl Shared {
 
     /// Holds the call if it is to be held, until the gate opens.
     fn holds(&self, call: Call, when: When, key: &str) -> bool {
+        let closed = self.state().closed.clone();
+        // It looks at the spool, and nobody else waits for that.
+        if closed.is_none_or(|(asked, at, fits)| !call.is(asked) || at != when || !fits(key)) {
+            return false;
+        }
         let mut state = self.state();
-        if state.closed != Some((call, when)) {
+        if state.closed.is_none() {
             return false;
         }
         state.held.get_or_insert_with(|| key.to_owned());
@@ -222,8 +263,17 @@ impl Shared {
         true
     }
 
+    fn meddle(&self, call: Call, key: &str) {
+        let taken = self.state().meddling.take_if(|(asked, _)| call.is(*asked));
+        if let Some((asked, mut work)) = taken
+            && !work(key)
+        {
+            self.state().meddling = Some((asked, work));
+        }
+    }
+
     /// Which call the head of a request is, and of which key.
-    fn classify(&self, head: &str) -> (Call, String) {
+    fn classify(&self, head: &str, body_bytes: u64) -> (Call, String) {
         let mut words = head.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -237,6 +287,7 @@ impl Shared {
             "HEAD" => Call::HeadFirst,
             "POST" if has("uploads") => Call::Create,
             "POST" if has("uploadId") => Call::Complete,
+            "PUT" if has("partNumber") && body_bytes >= WHOLE_PART_BYTES => Call::WholePart,
             "PUT" if has("partNumber") => Call::Part,
             "GET" if has("uploadId") => Call::ListParts,
             _ => Call::Other,

@@ -13,17 +13,23 @@ use aws_sdk_s3::Client;
 use serde_json::Value;
 use tapfleet::upload::checksum;
 
-use super::point::Files;
-use super::traffic::{self, Log};
+use super::gate::WHOLE_PART_BYTES;
+use super::point::{CAPTURE_HEADER_BYTES, Files};
+use super::traffic::{Log, Models};
 use super::waits::Waited;
 use crate::agent::BUCKET;
 use crate::captures::{Record, records};
+
+/// What somebody else has put at a key.
+pub const TAKEN: &[u8] = b"not a capture";
 
 /// A kill.
 #[derive(Clone, Debug)]
 pub struct Kill {
     /// The point it was aimed at, or what chose its moment.
     pub name: &'static str,
+    /// At which pace packets came.
+    pub pace: &'static str,
     /// Whether the spool shows that it came there.
     pub hit: bool,
     /// When it was struck, that is, did its last.
@@ -53,13 +59,24 @@ pub struct Ledger {
     read: BTreeMap<String, usize>,
     /// Multipart uploads of which a journal knew at a kill.
     uploads: BTreeSet<String>,
+    models: Models,
 }
 
 /// What the bucket holds.
 #[derive(Debug)]
 pub struct Stored {
-    objects: BTreeMap<String, Vec<u8>>,
+    captures: BTreeMap<String, Capture>,
+    /// Manifests by their keys.
+    manifests: BTreeMap<String, Value>,
     uploads: Vec<String>,
+}
+
+/// A capture, of which every record is whole and one that was sent.
+#[derive(Debug)]
+struct Capture {
+    bytes: usize,
+    crc64nvme: u64,
+    numbers: Vec<u64>,
 }
 
 /// What came of it.
@@ -75,6 +92,10 @@ pub struct Sum {
     pub lost: u64,
     /// Capture objects.
     pub captures: usize,
+    /// Those of several parts.
+    pub of_parts: usize,
+    /// Those that the agent closed which had opened them.
+    pub closed: usize,
     /// Multipart uploads that nobody will complete.
     pub orphans: usize,
 }
@@ -89,6 +110,8 @@ impl Sum {
             stored: self.stored + other.stored,
             lost: self.lost + other.lost,
             captures: self.captures + other.captures,
+            of_parts: self.of_parts + other.of_parts,
+            closed: self.closed + other.closed,
             orphans: self.orphans + other.orphans,
         }
     }
@@ -98,7 +121,8 @@ impl Ledger {
     /// Nothing has happened yet. An agent may hold a packet for so long, and for as long as it has to wait.
     #[must_use]
     pub fn new(held_max: Duration) -> Self {
-        Self { held_max, kills: Vec::new(), spooled: BTreeSet::new(), read: BTreeMap::new(), uploads: BTreeSet::new() }
+        let (spooled, read, uploads) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+        Self { held_max, kills: Vec::new(), spooled, read, uploads, models: Models::new() }
     }
 
     /// Takes down a kill and what it left in the spool.
@@ -107,13 +131,12 @@ impl Ledger {
     /// When the spool holds a record that was not sent.
     pub fn note(&mut self, kill: Kill, spool: &Path, segments: &BTreeMap<String, Files>) {
         self.kills.push(kill);
-        let model = traffic::inner(0);
         for (id, files) in segments {
             self.uploads.extend(files.uploads.iter().cloned());
             let Ok(data) = fs::read(spool.join(format!("{id}.pcap"))) else { continue };
-            let from = self.read.entry(id.clone()).or_insert(PCAP_HEADER_BYTES);
+            let from = self.read.entry(id.clone()).or_insert(CAPTURE_HEADER_BYTES as usize);
             while let Some((frame, end)) = record_at(&data, *from) {
-                let number = traffic::number(frame, &model);
+                let number = self.models.number(frame);
                 let number = number.unwrap_or_else(|| panic!("segment {id} has a record at byte {from} that was not sent"));
                 self.spooled.insert(number);
                 *from = end;
@@ -141,8 +164,16 @@ impl Ledger {
         );
         let known: Vec<_> = stored.uploads.iter().filter(|id| self.uploads.contains(*id)).collect();
         assert!(known.is_empty(), "multipart uploads that a journal knew were left behind: {known:?}");
-        let captures = stored.captures().count();
-        Sum { kills: self.kills.len(), sent: *sent, stored: numbers.len() as u64, lost, captures, orphans: stored.uploads.len() }
+        Sum {
+            kills: self.kills.len(),
+            sent: *sent,
+            stored: numbers.len() as u64,
+            lost,
+            captures: stored.captures.len(),
+            of_parts: stored.captures.values().filter(|capture| capture.bytes as u64 > WHOLE_PART_BYTES).count(),
+            closed: stored.manifests().values().filter(|manifest| manifest["salvaged"] == false).count(),
+            orphans: stored.uploads.len(),
+        }
     }
 
     /// Puts a lost packet down to the first kill after it was sent of an agent that had captured.
@@ -164,12 +195,13 @@ impl Ledger {
 }
 
 impl Stored {
-    /// Reads the bucket.
+    /// Reads the bucket, in which somebody else has put [`TAKEN`] at some keys.
     ///
     /// # Panics
-    /// When S3 does not answer.
-    pub async fn read(s3: Client) -> Self {
-        let mut objects = BTreeMap::new();
+    /// When S3 does not answer, a capture is not whole, or an object of somebody else is not as it was.
+    pub async fn read(s3: Client, taken: &BTreeSet<String>) -> Self {
+        let models = Models::new();
+        let (mut captures, mut manifests, mut untouched) = (BTreeMap::new(), BTreeMap::new(), 0);
         let mut pages = s3.list_objects_v2().bucket(BUCKET).into_paginator().send();
         while let Some(page) = pages.next().await {
             let page = page.unwrap_or_else(|cause| panic!("the bucket cannot be listed: {cause:?}"));
@@ -177,36 +209,34 @@ impl Stored {
                 let object = s3.get_object().bucket(BUCKET).key(key).send().await;
                 let object = object.unwrap_or_else(|cause| panic!("'{key}' cannot be read: {cause:?}"));
                 let body = object.body.collect().await.unwrap_or_else(|cause| panic!("'{key}' cannot be read: {cause:?}"));
-                objects.insert(key.to_owned(), body.to_vec());
+                let bytes = body.into_bytes();
+                if taken.contains(key) {
+                    assert_eq!(bytes, TAKEN, "'{key}' was somebody else's");
+                    untouched += 1;
+                } else if key.ends_with(".pcap") {
+                    captures.insert(key.to_owned(), Capture::read(key, &bytes, &models));
+                } else if key.starts_with("manifest/") {
+                    let manifest = serde_json::from_slice(&bytes).unwrap_or_else(|cause| panic!("'{key}': {cause}"));
+                    manifests.insert(key.to_owned(), manifest);
+                }
             }
         }
+        assert_eq!(untouched, taken.len(), "objects of somebody else are gone, of {taken:?}");
         let listed = s3.list_multipart_uploads().bucket(BUCKET).send().await;
         let listed = listed.unwrap_or_else(|cause| panic!("uploads cannot be listed: {cause:?}"));
         let uploads = listed.uploads().iter().filter_map(|upload| upload.upload_id().map(str::to_owned)).collect();
-        Self { objects, uploads }
-    }
-
-    fn captures(&self) -> impl Iterator<Item = (&String, &Vec<u8>)> {
-        self.objects.iter().filter(|(key, _)| key.ends_with(".pcap"))
+        Self { captures, manifests, uploads }
     }
 
     /// Every object whole, in order and true to its manifest, no packet twice, none late that is not counted as such; gives the numbers of all.
     fn check(&self) -> BTreeSet<u64> {
         let manifests = self.manifests();
-        let model = traffic::inner(0);
         let mut in_order = BTreeMap::new();
-        for (key, bytes) in self.captures() {
+        for (key, Capture { bytes, crc64nvme, numbers }) in &self.captures {
             let manifest = manifests.get(key.as_str()).unwrap_or_else(|| panic!("'{key}' has no manifest"));
-            // Panics when a record is not whole.
-            let records = records(bytes);
-            let numbers: Vec<u64> = records
-                .iter()
-                .map(|record| traffic::number(&record.bytes, &model).unwrap_or_else(|| panic!("'{key}' holds a frame that was not sent")))
-                .collect();
-            check_order(key, &records, &numbers);
             assert_eq!(manifest["frames"], numbers.len(), "frames of '{key}'");
-            assert_eq!(manifest["object"]["bytes"], bytes.len(), "bytes of '{key}'");
-            assert_eq!(manifest["object"]["crc64nvme"], checksum::to_base64(checksum::of_bytes(bytes)), "checksum of '{key}'");
+            assert_eq!(manifest["object"]["bytes"], *bytes, "bytes of '{key}'");
+            assert_eq!(manifest["object"]["crc64nvme"], checksum::to_base64(*crc64nvme), "checksum of '{key}'");
             // Of one that was salvaged only its last draft could tell.
             let late = if manifest["salvaged"] == true { usize::MAX } else { manifest["late"].as_u64().unwrap_or(0) as usize };
             let place = (manifest["window"]["start"].to_string(), manifest["capture_id"].to_string());
@@ -218,7 +248,7 @@ impl Stored {
         for (key, numbers, late) in in_order.values() {
             let late_here = numbers.iter().filter(|number| all.last().is_some_and(|last| last > *number)).count();
             assert!(late_here <= *late, "{late_here} packets in '{key}' are behind those of a window before, {late} are counted as late");
-            for number in numbers {
+            for number in *numbers {
                 assert!(all.insert(*number), "packet {number} in '{key}' comes twice");
             }
         }
@@ -226,15 +256,25 @@ impl Stored {
     }
 
     /// The manifests of captures, by the key of these.
-    fn manifests(&self) -> BTreeMap<String, Value> {
+    fn manifests(&self) -> BTreeMap<&str, &Value> {
         let mut manifests = BTreeMap::new();
-        for (name, json) in self.objects.iter().filter(|(key, _)| key.starts_with("manifest/")) {
-            let manifest: Value = serde_json::from_slice(json).unwrap_or_else(|cause| panic!("'{name}': {cause}"));
+        for manifest in self.manifests.values() {
             if let Some(key) = manifest["key"].as_str() {
-                assert!(manifests.insert(key.to_owned(), manifest.clone()).is_none(), "two manifests name '{key}'");
+                assert!(manifests.insert(key, manifest).is_none(), "two manifests name '{key}'");
             }
         }
         manifests
+    }
+}
+
+impl Capture {
+    fn read(key: &str, bytes: &[u8], models: &Models) -> Self {
+        // Panics when a record is not whole.
+        let records = records(bytes);
+        let number = |record: &Record| models.number(&record.bytes).unwrap_or_else(|| panic!("'{key}' holds a frame that was not sent"));
+        let numbers: Vec<u64> = records.iter().map(number).collect();
+        check_order(key, &records, &numbers);
+        Self { bytes: bytes.len(), crc64nvme: checksum::of_bytes(bytes), numbers }
     }
 }
 
@@ -243,7 +283,6 @@ fn check_order(key: &str, records: &[Record], numbers: &[u64]) {
     assert!(records.is_sorted_by_key(|record| record.time_ns), "'{key}' is not in the order of time");
 }
 
-const PCAP_HEADER_BYTES: usize = 24;
 const RECORD_HEADER_BYTES: usize = 16;
 
 /// The frame of the record that begins there and where it ends, if it is whole.

@@ -15,8 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_s3::Client;
@@ -25,15 +26,18 @@ use rustix::fs::inotify::{self, ReadFlags, WatchFlags};
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use self::gate::{Call, Gate, When};
-use self::ledger::{Kill, Ledger, Stored, Sum};
-use self::point::{Aim, Change, Files, POINTS, Point, last_record, segments};
+use self::ledger::{Kill, Ledger, Stored, Sum, TAKEN};
+use self::point::{Aim, Change, Files, POINTS, Point, Trouble, What, last_record, segments};
 use self::server::Server;
-use self::traffic::{Pace, Traffic};
+use self::traffic::{PACES, Pace, Traffic};
 use self::waits::{Waited, Waits};
 use crate::agent::{Agent, BUCKET, Kept, Settings};
 use crate::garage::Garage;
 use crate::localstack::LocalStack;
 use crate::netns::{Pair, TAP};
+
+/// How long a window is.
+pub const WINDOW: Duration = Duration::from_secs(1);
 
 /// How long an agent may take to come to a point: two windows end meanwhile.
 const COME_TO_POINT: Duration = Duration::from_secs(3);
@@ -80,6 +84,11 @@ impl Lot {
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % end.max(1)
     }
+
+    /// A time below `end`.
+    pub fn up_to(&mut self, end: Duration) -> Duration {
+        Duration::from_micros(self.below(u64::try_from(end.as_micros()).unwrap_or(u64::MAX)))
+    }
 }
 
 /// A storm under way.
@@ -95,7 +104,18 @@ pub struct Storm<S = LocalStack> {
     flush: Duration,
     agents: usize,
     kept: Option<Kept>,
+    pace: Pace,
+    meddled: Arc<Mutex<Meddled>>,
     ledger: Ledger,
+}
+
+/// What of S3 was changed behind the agents' backs.
+#[derive(Default)]
+struct Meddled {
+    /// Keys at which there is an object of somebody else.
+    taken: BTreeSet<String>,
+    /// Uploads that are no more.
+    gone: BTreeSet<String>,
 }
 
 impl<S: Server> Storm<S> {
@@ -112,12 +132,14 @@ impl<S: Server> Storm<S> {
         let settings = Settings::new(gate.endpoint(), &folder.path().join("spool"))
             .set("capture.interface", TAP)
             .set("capture.ring_bytes", "64MiB")
-            .set("record.rotate_seconds", 1)
+            .set("record.rotate_seconds", WINDOW.as_secs())
             .set("spool.flush_ms", u64::try_from(flush.as_millis()).unwrap_or(u64::MAX))
             .variable("AWS_ACCESS_KEY_ID", S::CREDENTIALS.0)
             .variable("AWS_SECRET_ACCESS_KEY", S::CREDENTIALS.1);
         let (waits, ledger) = (Waits::new(), Ledger::new(flush + ON_THE_WAY));
-        let mut storm = Self { traffic: None, pair, s3, gate, waits, folder, settings, flush, agents: 0, kept: None, ledger };
+        let meddled = Arc::default();
+        let mut storm =
+            Self { traffic: None, pair, s3, gate, waits, folder, settings, flush, agents: 0, kept: None, pace, meddled, ledger };
         fs::create_dir(storm.spool()).unwrap_or_else(|cause| panic!("no folder for the spool: {cause}"));
         storm.ask_s3(async |s3| {
             if s3.head_bucket().bucket(BUCKET).send().await.is_err() {
@@ -138,7 +160,8 @@ impl<S: Server> Storm<S> {
     }
 
     /// Sends at another pace from now on.
-    pub fn set_pace(&self, pace: Pace) {
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
         if let Some(traffic) = &self.traffic {
             traffic.set_pace(pace);
         }
@@ -150,62 +173,99 @@ impl<S: Server> Storm<S> {
         &self.ledger.kills
     }
 
-    /// How often the point was hit.
-    #[must_use]
-    pub fn hits(&self, point: &Point) -> usize {
-        self.ledger.kills.iter().filter(|kill| kill.name == point.name && kill.hit).count()
+    /// How often the point was hit at the pace.
+    fn hits_at(&self, point: &Point, pace: Pace) -> usize {
+        self.kills().iter().filter(|kill| kill.name == point.name && kill.pace == pace.name && kill.hit).count()
     }
 
-    /// Kills one agent at each point that was hit less than `times`; gives whether any is left.
-    pub fn kill_at_points(&mut self, times: usize) -> bool {
-        let due: Vec<&Point> = POINTS.iter().filter(|point| self.hits(point) < times).collect();
+    /// Paces at which the point has to be hit still: `times` in all, and at each pace at which it is come to.
+    #[must_use]
+    pub fn due(&self, point: &Point, times: usize) -> Vec<Pace> {
+        let hits: usize = point.paces.iter().map(|pace| self.hits_at(point, *pace)).sum();
+        point.paces.iter().copied().filter(|pace| hits < times || self.hits_at(point, *pace) == 0).collect()
+    }
+
+    /// Kills one agent at each point that has still to be hit at the pace; gives whether any is left, at whichever pace.
+    pub fn kill_at_points(&mut self, times: usize, pace: Pace) -> bool {
+        let due: Vec<&Point> = POINTS.iter().filter(|point| self.due(point, times).contains(&pace)).collect();
+        if !due.is_empty() {
+            self.set_pace(pace);
+        }
         due.iter().for_each(|point| self.kill_at(point));
-        POINTS.iter().any(|point| self.hits(point) < times)
+        POINTS.iter().any(|point| !self.due(point, times).is_empty())
     }
 
     /// Has an agent come to the point, and kills it there.
     fn kill_at(&mut self, point: &Point) {
-        let earlier: BTreeSet<String> = segments(&self.spool(), &BTreeSet::new()).into_keys().collect();
+        if point.open_segment {
+            self.leave_a_segment_open();
+        }
+        let look = Look { spool: self.spool(), before: segments(&self.spool()), meddled: self.meddled.clone() };
+        if let Some(trouble) = point.trouble {
+            self.trouble(trouble, look.clone());
+        }
         if let Aim::Call(call, when) = point.aim {
-            self.gate.close(call, when);
+            let (look, proof) = (look.clone(), point.proof);
+            self.gate.close(call, when, move |key| look.at(key).iter().any(proof));
         }
         let watch = Watch::new(&self.spool());
         let first = (!matches!(point.aim, Aim::Call(..))).then(GoFirst::begin);
         let mut agent = self.start();
+        let is_there = |id: &str| look.at_or_gone(id).iter().any(point.proof);
         let target = match point.aim {
             Aim::Call(..) => self.gate.wait_held(COME_TO_POINT),
             Aim::File(change, extension) => watch.wait(|seen, name| {
                 let (id, found) = name.split_once('.')?;
-                (seen == Some(change) && found == extension).then(|| id.to_owned())
-            }),
-            Aim::EarlierFile(change, extension) => watch.wait(|seen, name| {
-                let (id, found) = name.split_once('.')?;
-                (seen == Some(change) && found == extension && earlier.contains(id)).then(|| id.to_owned())
+                (seen == Some(change) && found == extension && is_there(id)).then(|| id.to_owned())
             }),
             Aim::Record(record) => watch.wait(|_, name| {
                 let id = name.strip_suffix(".journal")?;
-                (last_record(&self.spool().join(name)) == record).then(|| id.to_owned())
+                (last_record(&self.spool().join(name)) == record && is_there(id)).then(|| id.to_owned())
             }),
-        };
-        let kill = |segments: &BTreeMap<String, Files>| {
-            let Some(target) = &target else { return false };
-            let of_target = |(id, files): (&String, &Files)| {
-                (id == target || files.key == *target || target.contains(id.as_str())).then(|| files.clone())
-            };
-            let found: Vec<Files> = segments.iter().filter_map(of_target).collect();
-            // What was removed leaves nothing to look at.
-            let found = if found.is_empty() { vec![Files::default()] } else { found };
-            found.iter().any(point.proof)
         };
         let struck = self.strike(&mut agent);
         // To wait for the end of a process is not to go before that end.
         drop(first);
-        self.end(agent, struck, point.name, &earlier, kill);
+        self.end(agent, struck, point.name, || target.is_some_and(|target| is_there(&target)));
+    }
+
+    /// Has an agent open a segment, and kills it then, unless an earlier one left one open.
+    fn leave_a_segment_open(&mut self) {
+        let is_open = |spool: &Path| segments(spool).values().any(Files::is_open);
+        let spool = self.spool();
+        if is_open(&spool) {
+            return;
+        }
+        let mut agent = self.start();
+        agent.wait_for("a segment is open and has frames", COME_TO_POINT, |_| is_open(&spool));
+        let struck = self.strike(&mut agent);
+        self.end(agent, struck, "open: frames in it", || true);
+    }
+
+    /// Has it happen to S3 before the call of such a segment.
+    fn trouble(&self, trouble: Trouble, look: Look) {
+        let Trouble { what, at, of } = trouble;
+        let s3 = self.pair.tap.run(|| self.s3.client());
+        self.gate.meddle(at, move |key| {
+            let Some(files) = look.at(key).into_iter().find(of) else { return false };
+            match what {
+                What::KeyTaken => {
+                    now(async { s3.put_object().bucket(BUCKET).key(key).body(TAKEN.to_vec().into()).send().await.map(|_| ()) });
+                    look.meddled().taken.insert(key.to_owned());
+                }
+                What::UploadGone => {
+                    let Some(id) = files.uploads.last() else { return false };
+                    now(async { s3.abort_multipart_upload().bucket(BUCKET).key(key).upload_id(id).send().await.map(|_| ()) });
+                    look.meddled().gone.insert(id.clone());
+                }
+            }
+            true
+        });
     }
 
     /// Kills an agent some time within `life` after its start.
     pub fn kill_at_random(&mut self, lot: &mut Lot, life: Duration, name: &'static str) {
-        self.kill_after(Duration::from_micros(lot.below(u64::try_from(life.as_micros()).unwrap_or(u64::MAX))), name);
+        self.kill_after(lot.up_to(life), name);
     }
 
     /// Kills an agent so long after its start.
@@ -213,7 +273,7 @@ impl<S: Server> Storm<S> {
         let mut agent = self.start();
         std::thread::sleep(life);
         let struck = self.strike(&mut agent);
-        self.end(agent, struck, name, &BTreeSet::new(), |_| true);
+        self.end(agent, struck, name, || true);
     }
 
     /// Multipart uploads that S3 has begun so far.
@@ -234,20 +294,13 @@ impl<S: Server> Storm<S> {
     }
 
     /// Takes down what an agent that was struck has left.
-    fn end(
-        &mut self,
-        agent: Agent,
-        struck: Struck,
-        name: &'static str,
-        earlier: &BTreeSet<String>,
-        hit: impl FnOnce(&BTreeMap<String, Files>) -> bool,
-    ) {
+    fn end(&mut self, agent: Agent, struck: Struck, name: &'static str, hit: impl FnOnce() -> bool) {
         self.kept = Some(agent.kill_and_keep());
         self.gate.open();
-        let found = segments(&self.spool(), earlier);
         let Struck { at, sent, waited } = struck;
-        let kill = Kill { name, hit: hit(&found), at, waited, sent, lost: 0, loss: Duration::ZERO, excused: Duration::ZERO };
-        self.ledger.note(kill, &self.folder.path().join("spool"), &found);
+        let (pace, loss, excused) = (self.pace.name, Duration::ZERO, Duration::ZERO);
+        let kill = Kill { name, pace, hit: hit(), at, waited, sent, lost: 0, loss, excused };
+        self.ledger.note(kill, &self.spool(), &segments(&self.spool()));
     }
 
     /// Stops the packets, has an agent send what is left, and settles the accounts.
@@ -270,9 +323,10 @@ impl<S: Server> Storm<S> {
         let begun = Instant::now();
         agent.upload_rest();
         println!("what was left arrived within {:.1} s", begun.elapsed().as_secs_f64());
-        let left: Vec<_> = segments(&self.spool(), &BTreeSet::new()).into_keys().collect();
+        let left: Vec<_> = segments(&self.spool()).into_keys().collect();
         assert!(left.is_empty(), "segments were left in the spool: {left:?}");
-        let stored = self.ask_s3(Stored::read);
+        let taken = meddled(&self.meddled).taken.clone();
+        let stored = self.ask_s3(async |s3| Stored::read(s3, &taken).await);
         let sum = self.ledger.settle(&sent, &stored);
         self.print(&sum);
         assert_eq!(sum.orphans, 0, "multipart uploads were left behind");
@@ -285,7 +339,9 @@ impl<S: Server> Storm<S> {
 
     /// Prints what each point, and each way of choosing a moment, cost.
     fn print(&self, sum: &Sum) {
-        println!("{:<32} {:>5} {:>5} {:>9} {:>7} {:>9} {:>9}", "killed at", "kills", "hits", "sent", "lost", "median ms", "max ms");
+        let columns = PACES.map(|pace| format!("{:>6}", pace.name)).join(" ");
+        let heads = ["kills", "hits"].map(|head| format!("{head:>5}")).join(" ");
+        println!("{:<36} {heads} {columns} {:>9} {:>7} {:>9} {:>7}", "killed at", "sent", "lost", "median ms", "max ms");
         let mut names: Vec<&str> = POINTS.iter().map(|point| point.name).collect();
         names.extend(self.kills().iter().map(|kill| kill.name));
         let mut told = BTreeSet::new();
@@ -295,16 +351,18 @@ impl<S: Server> Storm<S> {
             if kills.is_empty() {
                 continue;
             }
-            let hits = kills.iter().filter(|kill| kill.hit).count();
+            let hits = kills.iter().filter(|kill| kill.hit);
+            let columns = PACES.map(|pace| format!("{:>6}", hits.clone().filter(|kill| kill.pace == pace.name).count())).join(" ");
             let lost: u64 = kills.iter().map(|kill| kill.lost).sum();
             let (median, max) = median_and_max(kills.iter().copied());
-            println!("{name:<32} {:>5} {hits:>5} {sent:>9} {lost:>7} {median:>9} {max:>9}", kills.len());
+            println!("{name:<36} {:>5} {:>5} {columns} {sent:>9} {lost:>7} {median:>9} {max:>7}", kills.len(), hits.count());
         }
-        let Sum { kills, sent, stored, lost, captures, orphans } = sum;
+        let Sum { kills, sent, stored, lost, captures, of_parts, closed, orphans } = sum;
         let (median, max) = median_and_max(self.kills().iter());
         let excused = self.kills().iter().map(|kill| kill.excused).max().unwrap_or_default();
         println!(
-            "{kills} kills, spool.flush_ms {}: {sent} packets sent, {stored} in S3 in {captures} captures, {lost} lost; \
+            "{kills} kills, spool.flush_ms {}: {sent} packets sent, {stored} in S3 in {captures} captures ({of_parts} of several \
+             parts, {closed} closed by the agent that opened them), {lost} lost; \
              what a kill cost was held for {median} ms in the median, {max} ms at most, of which waits excuse {excused:?} at most; \
              {orphans} uploads left whose id nobody heard",
             self.flush.as_millis()
@@ -348,7 +406,7 @@ impl Storm<Garage> {
     pub fn kill_s3_at(&mut self, calls: &[(Call, When)], away: Duration, name: &'static str) {
         let mut agent = self.start();
         for &(call, when) in calls {
-            self.gate.close(call, when);
+            self.gate.close(call, when, |_| true);
             let begun = Instant::now();
             let key = self.gate.wait_held(COME_TO_CALL);
             let key = key.unwrap_or_else(|| panic!("no {call:?} came within {COME_TO_CALL:?}; the agent's log:\n{}", agent.log()));
@@ -359,8 +417,56 @@ impl Storm<Garage> {
             self.s3.restart(&self.pair.tap);
         }
         let struck = self.strike(&mut agent);
-        self.end(agent, struck, name, &BTreeSet::new(), |_| true);
+        self.end(agent, struck, name, || true);
     }
+}
+
+/// The spool, and what happened to S3, as it is at any moment.
+#[derive(Clone)]
+struct Look {
+    spool: PathBuf,
+    /// Segments as they were when the agent began.
+    before: BTreeMap<String, Files>,
+    meddled: Arc<Mutex<Meddled>>,
+}
+
+impl Look {
+    /// What there is of a segment, by its capture id, its key or that of its manifest.
+    fn at(&self, target: &str) -> Vec<Files> {
+        let all = segments(&self.spool).into_iter();
+        let of_target = all.filter(|(id, files)| id == target || files.key == *target || target.contains(id.as_str()));
+        let meddled = self.meddled();
+        of_target
+            .map(|(id, mut files)| {
+                files.earlier = self.before.contains_key(&id);
+                files.taken = meddled.taken.contains(&files.key);
+                files.gone = files.uploads.last().is_some_and(|id| meddled.gone.contains(id));
+                files
+            })
+            .collect()
+    }
+
+    /// As [`Self::at`]; of one that was removed what its journal said when the agent began, and no file.
+    fn at_or_gone(&self, target: &str) -> Vec<Files> {
+        let found = self.at(target);
+        let gone = || Files { extensions: BTreeSet::new(), ..self.before.get(target).cloned().unwrap_or_default() };
+        if found.is_empty() { vec![gone()] } else { found }
+    }
+
+    fn meddled(&self) -> MutexGuard<'_, Meddled> {
+        meddled(&self.meddled)
+    }
+}
+
+fn meddled(meddled: &Mutex<Meddled>) -> MutexGuard<'_, Meddled> {
+    meddled.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for a call of S3, on this thread.
+fn now<E: std::fmt::Debug>(call: impl Future<Output = Result<(), E>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.unwrap_or_else(|cause| panic!("no runtime: {cause}")).block_on(call);
+    done.unwrap_or_else(|cause| panic!("S3 could not be changed: {cause:?}"));
 }
 
 fn median_and_max<'a>(kills: impl Iterator<Item = &'a Kill>) -> (u128, u128) {
@@ -410,7 +516,7 @@ impl Drop for GoFirst {
 struct Watch(OwnedFd);
 
 impl Watch {
-    fn new(spool: &std::path::Path) -> Self {
+    fn new(spool: &Path) -> Self {
         let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC);
         let watch = watch.unwrap_or_else(|cause| panic!("no inotify: {cause}"));
         let what = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::MODIFY;

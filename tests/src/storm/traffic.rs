@@ -11,23 +11,36 @@ use crate::netns::{Pair, SOURCE_V4, TAP_V4};
 use crate::packet::Aws;
 use crate::packet::numbered::{self, NUMBER_AT};
 
-/// So many packets, as fast as the sender can, each so often.
+/// So many packets of a size, as fast as the sender can, each so often.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pace {
+    /// What it is called in the table.
+    pub name: &'static str,
     /// How many at once: far less than the ring holds.
     pub burst: u64,
     /// How often.
     pub every: Duration,
+    /// Bytes of a mirrored frame behind its number: one of [`SMALL`] and [`LARGE`].
+    pub filling: usize,
 }
 
 /// Ten packets a second.
-pub const SLOW: Pace = Pace { burst: 1, every: Duration::from_millis(100) };
+pub const SLOW: Pace = Pace { name: "10/s", burst: 1, every: Duration::from_millis(100), filling: SMALL };
 
 /// What the sender can do, in bursts that the ring holds many of: the kernel drops nothing, so what is missing the kill took.
-pub const FULL: Pace = Pace { burst: 2000, every: Duration::from_millis(100) };
+pub const FULL: Pace = Pace { name: "full", burst: 2000, every: Duration::from_millis(100), filling: SMALL };
 
-/// Bytes of a mirrored frame behind its number.
-const FILLING_BYTES: usize = 150;
+/// As many packets, and each is large: in a window of a second come several parts of an upload.
+pub const FULL_OF_PARTS: Pace = Pace { name: "large", filling: LARGE, ..FULL };
+
+/// Those of kills that are told apart in the table.
+pub const PACES: [Pace; 3] = [FULL, SLOW, FULL_OF_PARTS];
+
+/// What a small frame has behind its number.
+pub const SMALL: usize = 150;
+
+/// What a large one has: it is 1,400 bytes long.
+pub const LARGE: usize = 1400 - NUMBER_AT - size_of::<u64>();
 
 /// Packets between two looks at the clock.
 const LOOK_EVERY: u64 = 50;
@@ -112,17 +125,23 @@ impl Wire {
     fn send(&self) {
         let socket = UdpSocket::bind((Ipv4Addr::from(SOURCE_V4), 0)).unwrap_or_else(|cause| panic!("no socket to send from: {cause}"));
         let aws = Aws::default();
-        let mut datagrams = [(4789, aws.direct_datagram(inner(0)).build()), (6081, aws.gwlb_datagram(inner(0)).build())];
+        let made = |filling| {
+            let datagrams = [(4789, aws.direct_datagram(inner(filling)).build()), (6081, aws.gwlb_datagram(inner(filling)).build())];
+            (filling, datagrams)
+        };
+        let mut sizes = [SMALL, LARGE].map(made);
         let mut number = 0;
         while !self.stop.load(Ordering::Acquire) {
             let pace = *self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let datagrams = sizes.iter_mut().find(|(filling, _)| *filling == pace.filling).map(|(_, datagrams)| datagrams);
+            let datagrams = datagrams.unwrap_or_else(|| panic!("there are no frames with {} bytes behind the number", pace.filling));
             for place in 0..pace.burst {
                 if place.is_multiple_of(LOOK_EVERY) {
                     self.log.lock().unwrap_or_else(PoisonError::into_inner).0.push((number, Instant::now()));
                 }
-                let [direct, gwlb] = &mut datagrams;
+                let [direct, gwlb] = &mut *datagrams;
                 let (port, datagram) = if number.is_multiple_of(2) { direct } else { gwlb };
-                let at = datagram.len() - FILLING_BYTES - size_of::<u64>();
+                let at = datagram.len() - pace.filling - size_of::<u64>();
                 if let Some(place) = datagram.get_mut(at..at + size_of::<u64>()) {
                     place.copy_from_slice(&number.to_be_bytes());
                 }
@@ -136,18 +155,35 @@ impl Wire {
     }
 }
 
-/// The mirrored frame of that number.
-#[must_use]
-pub fn inner(number: u64) -> Vec<u8> {
-    let filling: Vec<u8> = (0..FILLING_BYTES).map(|at| at as u8).collect();
-    numbered::frame(number, &filling)
+/// The mirrored frame of number 0 with so many bytes behind it.
+fn inner(filling: usize) -> Vec<u8> {
+    let filling: Vec<u8> = (0..filling).map(|at| at as u8).collect();
+    numbered::frame(0, &filling)
 }
 
-/// The number in a mirrored frame, if it is one of these to the byte.
-#[must_use]
-pub fn number(frame: &[u8], model: &[u8]) -> Option<u64> {
-    let (head, rest) = frame.split_at_checked(NUMBER_AT)?;
-    let (number, filling) = rest.split_first_chunk()?;
-    let same = model.starts_with(head) && model.ends_with(filling) && frame.len() == model.len();
-    same.then(|| u64::from_be_bytes(*number))
+/// Mirrored frames as they are sent, but for their numbers.
+#[derive(Debug)]
+pub struct Models([Vec<u8>; 2]);
+
+impl Models {
+    /// Of each size.
+    #[must_use]
+    pub fn new() -> Self {
+        Self([SMALL, LARGE].map(inner))
+    }
+
+    /// The number in a mirrored frame, if it is one of these to the byte.
+    #[must_use]
+    pub fn number(&self, frame: &[u8]) -> Option<u64> {
+        let (head, rest) = frame.split_at_checked(NUMBER_AT)?;
+        let (number, filling) = rest.split_first_chunk()?;
+        let same = |model: &Vec<u8>| model.starts_with(head) && model.ends_with(filling) && frame.len() == model.len();
+        self.0.iter().any(same).then(|| u64::from_be_bytes(*number))
+    }
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        Self::new()
+    }
 }
