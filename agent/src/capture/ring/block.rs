@@ -2,9 +2,9 @@
 //! Never: reads outside the block whatever the kernel's offsets say, goes back, loops for ever.
 //! Spec: linux/if_packet.h: `struct tpacket_block_desc`, `struct tpacket3_hdr`.
 
-use std::hint::black_box;
 use std::sync::Arc;
 
+use super::fetch;
 use super::map::Map;
 use crate::capture::Frame;
 use crate::host::clock::SECOND_NS;
@@ -79,17 +79,12 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// How much of a block is asked for at once, ahead of the walk.
-const FETCH_BYTES: usize = 4096;
+/// How much of a block is asked for at once.
+const FETCH_BYTES: usize = 1024;
 
-/// What memory moves in.
-const CACHE_LINE_BYTES: usize = 64;
-
-/// Has the processor fetch memory, many lines at once. Who only follows the frames waits for the first lines of each, because frames of
-/// different length are no stride that it could foresee.
-fn fetch(bytes: &[u8]) {
-    black_box(bytes.iter().step_by(CACHE_LINE_BYTES).fold(0, |all, byte| all ^ byte));
-}
+/// How far before the walk comes there. Who only follows the frames waits for the first lines of each, because frames of different length
+/// are no stride that the processor could foresee.
+const AHEAD_BYTES: usize = 4096;
 
 /// Walks a block's frames; ends early where an offset leads out of the block or not forward.
 fn walk(block: &[u8], mut each: impl FnMut(Frame<'_>)) {
@@ -97,10 +92,10 @@ fn walk(block: &[u8], mut each: impl FnMut(Frame<'_>)) {
     let mut at = first as usize;
     let mut fetched = 0;
     for left in (0..frames).rev() {
-        if at + FETCH_BYTES / 2 > fetched {
+        if at + AHEAD_BYTES > fetched {
             let from = fetched.max(at);
-            fetched = from + FETCH_BYTES;
-            fetch(block.get(from..fetched.min(block.len())).unwrap_or_default());
+            fetched = at + AHEAD_BYTES + FETCH_BYTES;
+            fetch::ahead(block.get(from..fetched.min(block.len())).unwrap_or_default());
         }
         let Some(next) = frame_at(block, at, &mut each) else { break };
         if left == 0 {

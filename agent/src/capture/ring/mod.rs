@@ -2,7 +2,7 @@
 //! Never: copies a frame, hands out a block twice, takes the agent's own outgoing frames, calls its interface there when it is deaf.
 //! Spec: Linux packet(7), `Documentation/networking/packet_mmap.rst` (TPACKET_V3), linux/if_packet.h.
 //!
-//! [`socket`] and [`map`] hold the `unsafe` lines; [`block`] reads what the kernel wrote; [`quiet`] says up to when it is all;
+//! [`socket`], [`map`] and [`fetch`] hold the `unsafe` lines; [`block`] reads what the kernel wrote; [`quiet`] says up to when it is all;
 //! [`group`] ties the threads' rings together; [`handover`] gets them from one agent to the next.
 
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use super::{Bytes, Engine, Error, Losses, Settings, Taken};
 use crate::host::nic::Link;
 
 mod block;
+mod fetch;
 mod group;
 mod handover;
 mod map;
