@@ -149,14 +149,14 @@ impl Tee {
         // An interface that does not answer, or that is gone, cannot say what it dropped.
         let look = || nic::outlet(index).ok().flatten();
         let before = look();
-        let taken = self.hand_over(frames);
-        let dropped = before.zip(look()).map_or(0, |(before, after)| dropped_of(taken, before, after));
+        let (taken, refused) = self.hand_over(frames);
+        let dropped = before.zip(look()).map_or(0, |(before, after)| dropped_of(taken, refused, before, after));
         taken - dropped
     }
 
-    /// Gives how many the interface took.
-    fn hand_over(&mut self, frames: &Frames) -> usize {
-        let (mut next, mut taken) = (0, 0);
+    /// Gives how many the interface took, and how many it refused for want of room.
+    fn hand_over(&mut self, frames: &Frames) -> (usize, usize) {
+        let (mut next, mut taken, mut refused) = (0, 0, 0);
         while next < frames.len() {
             let Some((socket, _)) = &self.socket else { break };
             match send_burst(socket, frames, next) {
@@ -170,12 +170,13 @@ impl Tee {
                         next += 1;
                     }
                 }
-                // This frame: longer than the interface's MTU, shorter than a header, or its queue is full.
-                Err(Errno::MSGSIZE | Errno::INVAL | Errno::NOBUFS) => next += 1,
+                // This frame: longer than the interface's MTU, or shorter than a header.
+                Err(Errno::MSGSIZE | Errno::INVAL) => next += 1,
+                Err(Errno::NOBUFS) => (next, refused) = (next + 1, refused + 1),
                 Err(cause) => self.lose(cause),
             }
         }
-        taken
+        (taken, refused)
     }
 
     fn lose(&mut self, cause: Errno) {
@@ -205,10 +206,11 @@ impl Tee {
     }
 }
 
-/// Of frames that an interface took between two looks, how many it dropped. Some kernels do not count what an interface without a carrier
-/// drops: all of it.
-fn dropped_of(taken: usize, before: Outlet, after: Outlet) -> usize {
-    if before.running || after.running { taken.min(after.dropped.saturating_sub(before.dropped) as usize) } else { taken }
+/// Of frames that an interface took between two looks, how many it dropped. One without a queue counts what it `refused` as dropped, too.
+/// Some kernels do not count what an interface without a carrier drops: all of it.
+fn dropped_of(taken: usize, refused: usize, before: Outlet, after: Outlet) -> usize {
+    let counted = after.dropped.saturating_sub(before.dropped) as usize;
+    if before.running || after.running { taken.min(counted.saturating_sub(refused)) } else { taken }
 }
 
 fn open(name: &str) -> Result<(Socket, u32), super::Error> {
@@ -279,13 +281,21 @@ mod tests {
     #[test]
     fn what_an_interface_dropped_is_of_what_it_took_and_without_a_carrier_it_is_all() {
         let outlet = |running, dropped| Outlet { running, dropped };
-        assert_eq!(dropped_of(5, outlet(true, 7), outlet(true, 9)), 2);
-        assert_eq!(dropped_of(5, outlet(true, 7), outlet(true, 7)), 0);
-        // Frames of others were dropped too.
-        assert_eq!(dropped_of(5, outlet(true, 7), outlet(true, 70)), 5);
-        assert_eq!(dropped_of(5, outlet(true, 7), outlet(false, 8)), 1);
-        assert_eq!(dropped_of(5, outlet(false, 7), outlet(true, 8)), 1);
-        assert_eq!(dropped_of(5, outlet(false, 7), outlet(false, 7)), 5);
+        let rows = [
+            (0, outlet(true, 7), outlet(true, 9), 2),
+            (0, outlet(true, 7), outlet(true, 7), 0),
+            // Refused and counted, and refused by a queue before that.
+            (2, outlet(true, 7), outlet(true, 10), 1),
+            (2, outlet(true, 7), outlet(true, 7), 0),
+            // Frames of others were dropped too.
+            (0, outlet(true, 7), outlet(true, 70), 5),
+            (0, outlet(true, 7), outlet(false, 8), 1),
+            (0, outlet(false, 7), outlet(true, 8), 1),
+            (0, outlet(false, 7), outlet(false, 7), 5),
+        ];
+        for (refused, before, after, dropped) in rows {
+            assert_eq!(dropped_of(5, refused, before, after), dropped, "{refused} refused, {before:?}, {after:?}");
+        }
     }
 
     #[test]

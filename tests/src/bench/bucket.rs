@@ -120,7 +120,7 @@ pub fn run(bench: &Bench) -> Contest {
     ];
     let notes = vec![
         "Processor: all processes of a contestant together, per GiB of mirrored frames without their tunnels, which the peers keep; without the server, which forgets the bytes.".into(),
-        "All speak TLS to that server. The peers' window ends for this figure when tcpdump closes the file.".into(),
+        "Two turns. All speak TLS to that server. The peers' window ends for this figure when tcpdump closes the file.".into(),
         format!("AWS CLI: {}", said(&aws_cli(), &["--version"]).trim()),
     ];
     Contest { name: "bucket", title: "From the wire to the bucket".into(), notes, columns: COLUMNS, figures, verdicts }

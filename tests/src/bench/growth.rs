@@ -70,7 +70,7 @@ pub fn run(bench: &Bench) -> Contest {
             " MiB",
         ));
     }
-    let notes = vec!["IMIX, capture to the spool. With two threads the agent has both processors, one of which is the sender's. With 1 MiB a segment no chunk fills: its bytes go through the page cache, and segments are closed by the hundred.".into()];
+    let notes = vec!["Two turns. IMIX, capture to the spool. With two threads the agent has both processors, one of which is the sender's. With 1 MiB a segment no chunk fills: its bytes go through the page cache, and segments are closed by the hundred.".into()];
     Contest { name: "growth", title: "Cost of growth".into(), notes, columns: COLUMNS, figures, verdicts }
 }
 

@@ -37,6 +37,6 @@ pub fn run(bench: &Bench) -> Contest {
     let group = format!("{windows} windows");
     let figures = vec![Figure::new(group.as_str(), "tapfleetd", &[lost, captures.len() as f64, sent.frames as f64 / sent.seconds])];
     let verdicts = vec![Verdict::at_most(format!("packets lost in {windows} rotations at full rate"), lost, 0.0, "")];
-    let notes = vec!["Small frames, as many as the sender's processor can send; the server shares that processor.".into()];
+    let notes = vec!["One turn. Small frames, as many as the sender's processor can send; the server shares that processor.".into()];
     Contest { name: "rotation", title: "Rotation at full rate".into(), notes, columns: COLUMNS, figures, verdicts }
 }
