@@ -1163,7 +1163,7 @@ async fn a_completion_that_is_done_after_its_segment_gave_way_stands_in_the_mani
             Record::Creating,
             Record::Created { upload_id: upload_id.clone() },
             Record::Completing { bytes: bytes.len() as u64, crc64nvme },
-            Record::Restart { cause: "409".into() },
+            Record::Restart { cause: "409".into(), misread: false },
             Record::Creating,
             Record::Created { upload_id: begin(&bench, name, &segment.id).await },
         ] {

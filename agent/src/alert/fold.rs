@@ -100,6 +100,10 @@ const ENDS_MAX: usize = 16;
 /// The most characters of a detail that are kept.
 const DETAIL_MAX: usize = 1000;
 
+fn clipped(detail: &str) -> String {
+    detail.chars().take(DETAIL_MAX).collect()
+}
+
 /// How often the state is kept when only the losses have changed.
 const KEEP_LOSSES_NS: u64 = 10 * SECOND_NS;
 
@@ -197,8 +201,13 @@ impl Fold {
             // What an earlier process told, only the wall clock can say.
             let left_ns = repeat_ns.saturating_sub(at_ns.saturating_sub(open.told_ns));
             let due_ns = *self.due_ns.entry(trouble).or_insert_with(|| now.monotonic_ns.saturating_add(left_ns));
-            if now.monotonic_ns < due_ns || !room {
+            // What is worse than what was told, or otherwise, is not told more rarely than anything else.
+            let early_ns = if open.detail == detail { 0 } else { repeat_ns - nanoseconds(self.repeat) };
+            if now.monotonic_ns.saturating_add(early_ns) < due_ns || !room {
                 return None;
+            }
+            if trouble.repeat_min() > Duration::ZERO {
+                open.detail = clipped(detail);
             }
             self.due_ns.insert(trouble, now.monotonic_ns.saturating_add(repeat_ns));
             open.told_ns = at_ns;
@@ -207,13 +216,7 @@ impl Fold {
         if !room {
             return None;
         }
-        let open = Open {
-            id: self.id(trouble, at_ns),
-            since_ns: at_ns,
-            told_ns: at_ns,
-            detail: detail.chars().take(DETAIL_MAX).collect(),
-            losses: lost,
-        };
+        let open = Open { id: self.id(trouble, at_ns), since_ns: at_ns, told_ns: at_ns, detail: clipped(detail), losses: lost };
         self.due_ns.insert(trouble, now.monotonic_ns.saturating_add(repeat_ns));
         self.begun.insert(trouble, (open.id.clone(), now.monotonic_ns));
         let news = news(trouble, Kind::Begin, &open, at_ns, &open.detail);
@@ -225,14 +228,13 @@ impl Fold {
         if !state.open.contains_key(trouble.name()) {
             return None;
         }
-        let repeat = self.repeat(trouble);
         let since = *self.clear_ns.entry(trouble).or_insert(now.monotonic_ns);
         let ends = state.ended.entry(trouble.name().into()).or_default();
-        ends.retain(|at| now.wall_ns.saturating_sub(*at) < nanoseconds(repeat));
+        ends.retain(|at| now.wall_ns.saturating_sub(*at) < nanoseconds(self.repeat));
         // Each end within the time of a repeat doubles the wait for the next one: what comes and goes for long is one trouble.
         let base = self.limits.steady(trouble);
         let doubled = base.saturating_mul(2u32.saturating_pow(u32::try_from(ends.len()).unwrap_or(u32::MAX)));
-        let steady = doubled.min(repeat.max(base));
+        let steady = doubled.min(self.repeat.max(base));
         if Duration::from_nanos(now.monotonic_ns.saturating_sub(since)) < steady {
             return None;
         }

@@ -215,6 +215,21 @@ fn a_capture_that_cannot_be_sent_is_mailed_about_daily_also_over_restarts_and_ne
 }
 
 #[test]
+fn that_more_captures_cannot_be_sent_is_mailed_within_the_hour() {
+    for (grows, told) in [(30, 60), (100, 100)] {
+        let mut fold = Fold::new(Limits::new(&settings(), true), Duration::from_secs(HOUR), "i-1", Losses::default());
+        let (mut state, mut mails) = (State::default(), Vec::new());
+        for minute in 0..24 * 60 {
+            let now = Now { wall_ns: START_NS + minute * MINUTE * SECOND_NS, monotonic_ns: (1_000 + minute * MINUTE) * SECOND_NS };
+            let verdict = Verdict::Holds(if minute < grows { "one" } else { "two" }.into());
+            let (news, _) = fold.fold(&mut state, &[(Trouble::PoisonSegment, verdict)], Losses::default(), now, true);
+            mails.extend(news.into_iter().map(|news| (minute, news.kind, news.detail)));
+        }
+        assert_eq!(mails, [(0, Kind::Begin, "one".into()), (told, Kind::Repeat, "two".into())]);
+    }
+}
+
+#[test]
 fn a_trouble_that_comes_and_goes_is_one() {
     let limits = Limits::new(&settings(), true);
     for trouble in Trouble::ALL {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -141,7 +141,7 @@ impl Folder {
     /// open, and to those who open it later not at all (fsync(2), "EIO").
     pub(super) fn sync_written(&self, path: &Path, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
         // Held meanwhile, so that no other sync succeeds before this failure is noted.
-        let mut in_doubt = self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_doubt = self.in_doubt();
         let done = sync();
         if done.is_ok() {
             in_doubt.remove(path);
@@ -151,20 +151,33 @@ impl Folder {
         done
     }
 
-    /// Makes durable what was written to a file so far. Of one that `grows` a failure holds until who writes to it has succeeded.
+    /// Makes durable what was written to a file so far. Of one that `grows` a failure holds until who writes to it has succeeded. A whole
+    /// one is what its writer has synced, or salvage has left: nobody would clear a doubt about it.
     ///
     /// # Errors
     /// When it cannot be synced, or an earlier sync left it in doubt.
     pub fn sync_data(&self, path: &Path, grows: bool) -> Result<(), Error> {
-        let mut in_doubt = self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = File::open(path).map_err(io("open", path))?;
+        let sync = || file.sync_data().map_err(io("sync", path));
+        if !grows {
+            return sync();
+        }
+        let mut in_doubt = self.in_doubt();
         if in_doubt.contains(path) {
             return Err(io("sync", path)(std::io::Error::other("an earlier sync failed; what that left in doubt is written again")));
         }
-        let done = File::open(path).and_then(|file| file.sync_data());
-        if done.is_err() && grows {
+        sync().inspect_err(|_| {
             in_doubt.insert(path.to_owned());
-        }
-        done.map_err(io("sync", path))
+        })
+    }
+
+    /// Whether the last sync of a file failed.
+    pub(super) fn doubts(&self, path: &Path) -> bool {
+        self.in_doubt().contains(path)
+    }
+
+    fn in_doubt(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes a segment's files, the journal last, so that a crash in between leaves what says that it is verified.
@@ -177,6 +190,7 @@ impl Folder {
         for path in [&segment.data, &segment.draft, &segment.manifest, &segment.journal].into_iter().flatten() {
             remove_if_there(path)?;
             self.fresh.forget(path, 0, u64::MAX);
+            self.in_doubt().remove(path);
         }
         self.sync()
     }
@@ -258,7 +272,7 @@ mod tests {
             allow_root_device: true,
         };
         let folder = Folder::open(&settings).unwrap();
-        let [grows, other, gone] = ["a.pcap", "b.pcap", "c.pcap"].map(|name| dir.path().join(name));
+        let [grows, other] = ["a.pcap", "b.pcap"].map(|name| dir.path().join(name));
         for path in [&grows, &other] {
             fs::write(path, "frames").unwrap();
         }
@@ -267,14 +281,14 @@ mod tests {
         // The kernel has nothing to say against it any more.
         File::open(&grows).unwrap().sync_data().unwrap();
         assert!(folder.sync_data(&grows, true).is_err() && folder.sync_data(&other, true).is_ok());
+        folder.sync_data(&grows, false).unwrap();
         folder.sync_written(&grows, || Ok(())).unwrap();
         folder.sync_data(&grows, true).unwrap();
-        // A failure that another than the writer was told of.
-        for (is_written, in_doubt) in [(false, false), (true, true)] {
-            folder.sync_data(&gone, is_written).unwrap_err();
-            fs::write(&gone, "frames").unwrap();
-            assert_eq!(folder.sync_data(&gone, is_written).is_err(), in_doubt);
-            fs::remove_file(&gone).unwrap();
+        // A failure that another than the writer was told of; of what cannot be opened nothing was lost.
+        let (never, gone) = (Path::new("/dev/null"), dir.path().join("gone"));
+        for (path, grows, in_doubt) in [(never, false, false), (gone.as_path(), true, false), (never, true, true)] {
+            folder.sync_data(path, grows).unwrap_err();
+            assert_eq!(folder.doubts(path), in_doubt, "{}", path.display());
         }
     }
 

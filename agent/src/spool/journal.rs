@@ -1,5 +1,6 @@
 //! What of a segment is in S3: a file of lines beside the segment, each with its own checksum.
-//! In: records, intent before and result after each call. Out: the state that a restart goes on from.
+//! In: records, intent before and result after each call; of a part the result alone, as its number says which bytes it has and ListParts
+//! what came of it. Out: the state that a restart goes on from.
 //! Never: rewrites a line; trusts one whose checksum is wrong (a torn last line is dropped, an earlier one is an error).
 //!
 //! A line is eight hexadecimal digits of CRC-32C (RFC 3720 12.1) over the rest, a space, one JSON object. Versions are added,
@@ -49,6 +50,9 @@ pub enum Record {
     Restart {
         /// Why.
         cause: String,
+        /// Whether what was sent is not what the file has: then nothing is held against the sums of its parts either.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        misread: bool,
     },
     /// The upload is about to be completed.
     Completing {
@@ -179,7 +183,12 @@ impl State {
                 self.sums.insert(part.number, (part.bytes, part.crc64nvme));
                 self.parts.insert(part.number, part);
             }
-            Record::Restart { .. } => self.forget_upload(),
+            Record::Restart { misread, .. } => {
+                self.forget_upload();
+                if misread {
+                    self.sums.clear();
+                }
+            }
             Record::Completing { bytes, crc64nvme } => self.completing = Some((bytes, crc64nvme)),
             Record::Verified { bytes, crc64nvme, etag, version_id } => {
                 self.verified = Some(Verified { bytes, crc64nvme, etag, version_id });
@@ -372,12 +381,28 @@ mod tests {
         assert_eq!(read(&path).unwrap().0, *journal.state());
     }
 
+    fn restart(misread: bool) -> Record {
+        Record::Restart { cause: "409".into(), misread }
+    }
+
+    #[test]
+    fn the_sums_of_parts_outlive_an_upload_but_for_one_that_was_misread() {
+        let part = Part { number: 1, bytes: 5, crc64nvme: 7, etag: "e".into() };
+        for misread in [false, true] {
+            let mut state = State::new(open());
+            let again = serde_json::from_str(&serde_json::to_string(&restart(misread)).unwrap()).unwrap();
+            [Record::Part(part.clone()), again].into_iter().for_each(|record| state.apply(record).unwrap());
+            assert_eq!((state.parts.len(), state.sums.is_empty()), (0, misread));
+        }
+        assert_eq!(serde_json::to_string(&restart(false)).unwrap(), r#"{"record":"restart","cause":"409"}"#, "as ever");
+    }
+
     #[test]
     fn an_upload_that_was_given_up_is_remembered_with_its_key() {
         let mut state = State::new(open());
         let key = |number: u32| format!("i-1/2026-11-22-00-15_{number:04}.pcap");
         let created = |id: &str| Record::Created { upload_id: id.into() };
-        let records = [created("u"), Record::Key { key: key(2) }, created("v"), Record::Restart { cause: "409".into() }, created("w")];
+        let records = [created("u"), Record::Key { key: key(2) }, created("v"), restart(false), created("w")];
         records.into_iter().for_each(|record| state.apply(record).unwrap());
         assert_eq!(state.given_up, [(open().key, "u".to_owned()), (key(2), "v".to_owned())]);
         assert_eq!(state.upload_id.as_deref(), Some("w"));
@@ -414,7 +439,7 @@ mod tests {
     fn a_completion_that_was_sent_is_remembered_for_as_long_as_the_key_holds() {
         let mut state = State::new(open());
         let completing = Record::Completing { bytes: 8 << 20, crc64nvme: 7 };
-        let again = [completing, Record::Restart { cause: "409".into() }, Record::Creating, Record::Created { upload_id: "v".into() }];
+        let again = [completing, restart(false), Record::Creating, Record::Created { upload_id: "v".into() }];
         again.into_iter().for_each(|record| state.apply(record).unwrap());
         assert_eq!((state.completing, state.upload_id.as_deref()), (Some((8 << 20, 7)), Some("v")));
         state.apply(Record::Key { key: "i-1/2026-11-22-00-15_0002.pcap".into() }).unwrap();

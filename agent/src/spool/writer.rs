@@ -666,7 +666,8 @@ impl<D: Disk> Syncing<D> {
     fn make_durable(&mut self, data: &Data, extent: Extent) -> bool {
         let Self { folder, patient, disk, died } = self;
         let mut durable = data.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut doubtful = false;
+        // An earlier call may have been given up.
+        let mut doubtful = folder.doubts(&data.path);
         let done = patient.insist(|| {
             if doubtful && !write_again(disk, data, *durable, extent)? {
                 return Ok(false);

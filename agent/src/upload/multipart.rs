@@ -96,8 +96,6 @@ pub struct Sending<S> {
     distrusted: BTreeSet<u32>,
     /// Parts that S3 has and the journal has not.
     listed: BTreeMap<u32, Listed>,
-    /// What was sent was not what the file has: its parts' sums in the journal are of no use.
-    misread: bool,
     /// Uploads at this segment's keys that were given up: aborted when the segment is confirmed, and not before.
     useless: Vec<Upload>,
     /// The most parts of it that were ever in S3, by what earlier tries knew.
@@ -139,17 +137,7 @@ impl<S: Store> Sending<S> {
         let place = |key: &String| Place { bucket: journal.state().open.bucket.clone(), key: key.clone() };
         let useless = journal.state().given_up.iter().map(|(key, id)| Upload { place: place(key), id: id.clone() }).collect();
         let journal = Arc::new(Mutex::new(journal));
-        Ok(Self {
-            way,
-            segment,
-            journal,
-            agreed: false,
-            distrusted: BTreeSet::new(),
-            listed: BTreeMap::new(),
-            misread: false,
-            useless,
-            best: 0,
-        })
+        Ok(Self { way, segment, journal, agreed: false, distrusted: BTreeSet::new(), listed: BTreeMap::new(), useless, best: 0 })
     }
 
     /// Goes as far as can be gone now. `segment` is what lies in the folder now: with its manifest it is whole.
@@ -354,7 +342,7 @@ impl<S: Store> Sending<S> {
                 let (way, upload, path) = (self.way.clone(), upload.clone(), data.to_path_buf());
                 let listed = self.listed.get(&number).filter(|there| there.bytes == section.bytes).cloned();
                 let known = self.read(|state| state.sums.get(&number).copied());
-                let known = known.filter(|&(bytes, _)| bytes == section.bytes && !self.misread).map(|(_, crc64nvme)| crc64nvme);
+                let known = known.filter(|&(bytes, _)| bytes == section.bytes).map(|(_, crc64nvme)| crc64nvme);
                 under_way.spawn(async move { send_part(&way, &upload, number, path, section, listed, known).await });
             }
             let Some(done) = under_way.join_next().await else { break };
@@ -424,12 +412,12 @@ impl<S: Store> Sending<S> {
             Class::InvalidPart => match self.agree(&upload, true, bytes).await? {
                 Some(turn) => Ok(turn),
                 None if !self.distrusted.is_empty() => Ok(Turn::Again),
-                None => Err(self.restart(&error.to_string()).await?),
+                None => Err(self.restart(&error.to_string(), false).await?),
             },
             Class::BadDigest => {
                 let sent: Vec<_> = parts.iter().filter_map(|part| Some((plan::section(part.number, bytes)?, part.crc64nvme))).collect();
                 self.reread(sent).await?;
-                Err(self.restart(&error.to_string()).await?)
+                Err(self.restart(&error.to_string(), false).await?)
             }
             // A lost answer, or the key is taken: by us or by another.
             Class::PreconditionFailed | Class::Conflict | Class::Transient | Class::Throttled | Class::Credentials | Class::Clock => {
@@ -449,8 +437,7 @@ impl<S: Store> Sending<S> {
         if self.checksum_of_data(bytes).await? != recorded {
             return Err(Error::Rotten { path, offset: 0, bytes });
         }
-        self.misread = true;
-        Err(self.restart("it was not sent as it was recorded, and can be read so now").await?)
+        Err(self.restart("it was not sent as it was recorded, and can be read so now", true).await?)
     }
 
     /// After a completion that may or may not have happened: whose object is at the key?
@@ -463,7 +450,9 @@ impl<S: Store> Sending<S> {
             }
             Ok(_) => self.take_next_key().await,
             // 409: S3 wants the upload to be begun anew. Otherwise the same completion is sent again later.
-            Err(head) if head.class == Class::NotFound && error.class == Class::Conflict => Err(self.restart(&error.to_string()).await?),
+            Err(head) if head.class == Class::NotFound && error.class == Class::Conflict => {
+                Err(self.restart(&error.to_string(), false).await?)
+            }
             // 412 is an answer, not a failure: what failed is the question whose object it is.
             Err(head) if error.class == Class::PreconditionFailed && head.class != Class::NotFound => Err(head.into()),
             Err(_) => Err(error.into()),
@@ -482,7 +471,7 @@ impl<S: Store> Sending<S> {
         }
         warn!(segment = self.segment.capture_id, "the upload is gone and there is no object: everything is sent again ({error})");
         let useless = self.upload();
-        self.append(Record::Restart { cause: error.to_string() }).await?;
+        self.append(Record::Restart { cause: error.to_string(), misread: false }).await?;
         self.give_up(useless);
         Ok(Turn::Again)
     }
@@ -571,10 +560,10 @@ impl<S: Store> Sending<S> {
         Ok(Turn::Again)
     }
 
-    /// What was sent is of no use. Gives the error that says so: sending it all again waits for the next try.
-    async fn restart(&mut self, cause: &str) -> Result<Error, Error> {
+    /// What was sent is of no use, also to compare with where it was `misread`. Gives the error that says so: sending it all again waits for the next try.
+    async fn restart(&mut self, cause: &str, misread: bool) -> Result<Error, Error> {
         let useless = self.upload();
-        self.append(Record::Restart { cause: cause.into() }).await?;
+        self.append(Record::Restart { cause: cause.into(), misread }).await?;
         self.give_up(useless);
         Ok(self.restarted(cause))
     }
