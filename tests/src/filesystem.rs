@@ -156,7 +156,9 @@ impl Ailing {
         let disk = Disk { device: device.trim().into() };
         let at = folder.join("disk");
         fs::create_dir_all(&at).unwrap();
-        run("mount", &["-o", "errors=continue", disk.device(), at.to_str().unwrap()]);
+        // What a block is marked as that is written for the first time (`dioread_nolock`) could not be written either: files would lose
+        // what they had on the device already.
+        run("mount", &["-o", "errors=continue,dioread_lock", disk.device(), at.to_str().unwrap()]);
         Self { disk, mount: Some(Mount { at: at.clone(), top: at }), file, _below: below }
     }
 

@@ -25,8 +25,8 @@ pub struct Folder {
     budget: Arc<Budget>,
     fresh: Arc<Fresh>,
     claimed: Arc<Mutex<BTreeSet<String>>>,
-    /// Files whose last sync failed: how much of them is on the disk nobody knows.
-    in_doubt: Arc<Mutex<BTreeSet<PathBuf>>>,
+    /// Files of which a sync failed: how much of them is on the disk nobody knows, up to the byte that was their last then.
+    in_doubt: Arc<Mutex<BTreeMap<PathBuf, u64>>>,
     /// Held, never read: closing it unlocks.
     _lock: Arc<File>,
 }
@@ -138,15 +138,21 @@ impl Folder {
     }
 
     /// Syncs a file by `sync`, for whoever writes to it, and notes whether that failed. A failure is told once to each who has the file
-    /// open, and to those who open it later not at all (fsync(2), "EIO").
-    pub(super) fn sync_written(&self, path: &Path, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+    /// open, and to those who open it later not at all (fsync(2), "EIO"). It is over when so many `bytes` are durable as there were then:
+    /// also what came behind those that were to be synced was tried, and will not be again.
+    pub(super) fn sync_written(
+        &self,
+        (path, file): (&Path, &File),
+        bytes: u64,
+        sync: impl FnOnce() -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
         // Held meanwhile, so that no other sync succeeds before this failure is noted.
         let mut in_doubt = self.in_doubt();
         let done = sync();
-        if done.is_ok() {
+        if done.is_err() {
+            in_doubt.insert(path.to_owned(), bytes_of(file));
+        } else if in_doubt.get(path).is_some_and(|&end| end <= bytes) {
             in_doubt.remove(path);
-        } else {
-            in_doubt.insert(path.to_owned());
         }
         done
     }
@@ -163,20 +169,20 @@ impl Folder {
             return sync();
         }
         let mut in_doubt = self.in_doubt();
-        if in_doubt.contains(path) {
+        if in_doubt.contains_key(path) {
             return Err(io("sync", path)(std::io::Error::other("an earlier sync failed; what that left in doubt is written again")));
         }
         sync().inspect_err(|_| {
-            in_doubt.insert(path.to_owned());
+            in_doubt.insert(path.to_owned(), bytes_of(&file));
         })
     }
 
-    /// Whether the last sync of a file failed.
+    /// Whether a sync of a file failed, and what that left in doubt is not durable yet.
     pub(super) fn doubts(&self, path: &Path) -> bool {
-        self.in_doubt().contains(path)
+        self.in_doubt().contains_key(path)
     }
 
-    fn in_doubt(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+    fn in_doubt(&self) -> MutexGuard<'_, BTreeMap<PathBuf, u64>> {
         self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -194,6 +200,11 @@ impl Folder {
         }
         self.sync()
     }
+}
+
+/// How long a file is; where that cannot be told, longer than any.
+fn bytes_of(file: &File) -> u64 {
+    file.metadata().map_or(u64::MAX, |metadata| metadata.len())
 }
 
 /// Removes a file; that it is gone already is as good.
@@ -277,12 +288,16 @@ mod tests {
             fs::write(path, "frames").unwrap();
         }
         let failure = || Err(std::io::Error::from_raw_os_error(5));
-        folder.sync_written(&grows, failure).unwrap_err();
+        let file = File::options().append(true).open(&grows).unwrap();
+        folder.sync_written((&grows, &file), 4, failure).unwrap_err();
         // The kernel has nothing to say against it any more.
         File::open(&grows).unwrap().sync_data().unwrap();
         assert!(folder.sync_data(&grows, true).is_err() && folder.sync_data(&other, true).is_ok());
         folder.sync_data(&grows, false).unwrap();
-        folder.sync_written(&grows, || Ok(())).unwrap();
+        for (bytes, in_doubt) in [(4, true), (6, false)] {
+            folder.sync_written((&grows, &file), bytes, || Ok(())).unwrap();
+            assert_eq!(folder.doubts(&grows), in_doubt, "{bytes} of 6 bytes are durable");
+        }
         folder.sync_data(&grows, true).unwrap();
         // A failure that another than the writer was told of; of what cannot be opened nothing was lost.
         let (never, gone) = (Path::new("/dev/null"), dir.path().join("gone"));

@@ -84,6 +84,9 @@ struct Data {
     file: File,
     /// The same file past the page cache, where the file system has that.
     direct: Option<File>,
+    /// The disk refused a write or a sync of it. What that left is in the page cache alone, and a write past the cache would throw it out:
+    /// pages go with those beside them (a folio as a whole, kernel `mm/truncate.c`, `invalidate_inode_pages2_range`).
+    refused: AtomicBool,
     /// What a sync has confirmed; of the syncing thread alone.
     durable: Mutex<Extent>,
     /// The disk has lost bytes of it that no one has any more.
@@ -439,6 +442,7 @@ impl Writing {
                 direct: direct(&path),
                 path: path.into(),
                 file,
+                refused: AtomicBool::new(false),
                 durable: Mutex::default(),
                 lost: AtomicBool::new(false),
             }),
@@ -500,7 +504,11 @@ impl Writing {
         let mut past_cache = false;
         let written = self.patient.insist(|| {
             // What is not taken that way, for whatever reason, is given the other way.
-            past_cache = direct.is_some_and(|direct| direct.write_at(data, at).is_ok_and(|bytes| bytes == data.len()));
+            past_cache = direct.filter(|_| !file.refused.load(Ordering::Acquire)).is_some_and(|direct| {
+                let taken = direct.write_at(data, at).is_ok_and(|bytes| bytes == data.len());
+                file.refused.fetch_or(!taken, Ordering::AcqRel);
+                taken
+            });
             match if past_cache { Ok(()) } else { write_all(&file.file, data, at) } {
                 Err(cause) if budget::is_full(&cause) && !self.patient.gives_up() => {
                     self.folder.budget().refuse();
@@ -672,7 +680,8 @@ impl<D: Disk> Syncing<D> {
             if doubtful && !write_again(disk, data, *durable, extent)? {
                 return Ok(false);
             }
-            folder.sync_written(&data.path, || disk.sync(&data.file)).map(|()| true).map_err(|cause| {
+            folder.sync_written((&data.path, &data.file), extent.bytes, || disk.sync(&data.file)).map(|()| true).map_err(|cause| {
+                data.refused.store(true, Ordering::Release);
                 if !doubtful {
                     let path = data.path.display();
                     tracing::error!(%path, from = durable.bytes, to = extent.bytes, "a sync failed; what it left in doubt is written again");
