@@ -229,7 +229,11 @@ impl Agent {
             if done(self) {
                 return true;
             }
-            if self.child.try_wait().unwrap().is_some() || Instant::now() > end {
+            if self.child.try_wait().unwrap().is_some() {
+                // It may have said its last words since.
+                return done(self);
+            }
+            if Instant::now() > end {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(20));
