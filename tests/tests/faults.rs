@@ -531,10 +531,13 @@ async fn agents_of_a_fleet_begin_their_uploads_apart_within_the_spread_of_the_se
     let spread = settings.create_spread;
     assert_eq!(spread, Duration::from_secs(3), "a tenth of the window");
     let nearest = |moment: Duration| instances.iter().min_by_key(|instance| offset(spread, Some(instance)).abs_diff(moment)).unwrap();
-    let mut agents = Vec::new();
+    // Made before, so that none has begun long before it is looked at.
+    let mut made = Vec::new();
     for tenths in [5, 12, 19, 26] {
-        let instance = nearest(spread / 30 * tenths);
-        let bench = Bench::new().await;
+        made.push((nearest(spread / 30 * tenths), Bench::new().await));
+    }
+    let mut agents = Vec::new();
+    for (instance, bench) in made {
         let settings = upload::Settings { instance: Some(instance.clone()), ..settings.clone() };
         let begun = Instant::now();
         let running = bench.start_with(settings, bench.store());
@@ -544,8 +547,7 @@ async fn agents_of_a_fleet_begin_their_uploads_apart_within_the_spread_of_the_se
         bench.until("its upload", || bench.server.calls(Op::Create) > 0).await;
         let waited = begun.elapsed();
         println!("an agent whose moment is {moment:?} begins its upload after {waited:?}");
-        // A busy machine is late, and never early.
-        assert!(waited >= *moment && waited < *moment + 3 * spread, "its moment is {moment:?}, it has begun after {waited:?}");
+        assert!(waited >= *moment && waited < *moment + spread / 2, "its moment is {moment:?}, it has begun after {waited:?}");
     }
     for (bench, ..) in &agents {
         bench.until("a part", || bench.counters.parts_sent.get() > 0).await;
