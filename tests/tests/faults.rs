@@ -377,6 +377,28 @@ async fn an_object_of_somebody_else_that_comes_at_any_moment_stays_and_the_segme
     }
 }
 
+/// A segment may take a key that the recorder gives to the next one; an agent that is killed then leaves both so. Not every endpoint holds
+/// its conditions, so the agent must not count on them among its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_segments_that_a_killed_agent_left_with_one_key_the_one_that_has_begun_keeps_it_and_no_condition_is_needed() {
+    let bench = Bench::new().await;
+    let running = bench.start();
+    bench.until("a part", || bench.segment.state().is_some_and(|state| state.parts.len() == 1)).await;
+    running.kill().await;
+    bench.segment.close();
+    let older = Segment::new(bench.dir.path(), id(0), first_key(), Kind::Capture);
+    older.open();
+    older.append(b"foreign");
+    older.close();
+    let running = bench.start();
+    bench.arrives_at(&first_key()).await;
+    running.kill().await;
+    assert!(bench.server.objects().objects.contains_key(&first_key().replace(".pcap", "_0002.pcap")), "the other one has not arrived");
+    assert_eq!([Op::Create, Op::Complete].map(|op| bench.server.calls(op)), [2, 2], "no call was made to a key that is another's");
+    assert_eq!(bench.counters.key_collisions.get(), 1);
+    bench.assert_no_upload_is_left();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_allowed_or_not_there_is_tried_again_until_it_is() {
     let rows = [

@@ -476,12 +476,13 @@ fn a_restart_after_a_clean_stop_resumes_the_same_upload() {
     let bench = Bench::new();
     let s3 = LocalStack::start(Some(bench.netns()));
     bench.s3(&s3, async |s3| make_bucket(&s3, BUCKET).await);
-    let settings = bench.settings(&s3.endpoint()).set("record.rotate_seconds", 900);
+    // A window that does not end meanwhile, unless it is midnight.
+    let settings = bench.settings(&s3.endpoint()).set("record.rotate_seconds", 86_400);
     let mut agent = bench.start(&settings);
     // Two parts of 8 MiB, and the beginning of a third.
     let frames = 2200;
     bench.send(0, frames, 8000);
-    agent.wait_counters("two parts are sent", Duration::from_secs(20), |counters| counters.get("parts_sent") == 2);
+    agent.wait_counters("two parts are sent", Duration::from_secs(40), |counters| counters.get("parts_sent") == 2);
     agent.wait_counters("all frames are written", Duration::from_secs(5), |counters| counters.get("frames_written") == frames);
     assert!(agent.stop(STOP).success());
     let journals = bench.spooled("journal");

@@ -4,7 +4,7 @@
 //! "Checking object integrity" (CRC64NVME, full object) and "Conditional writes".
 //!
 //! [`rounds`] goes round the folder and takes up what [`queue`] says is due; [`multipart`] gets one segment into a [`store`] by its journal,
-//! in the parts of [`plan`]; [`manifest`] is what stands beside it; [`s3`] is the one real store.
+//! in the parts of [`plan`], to a key that `keys` lets it have; [`manifest`] is what stands beside it; [`s3`] is the one real store.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::spool;
 
 pub mod checksum;
+mod keys;
 pub mod manifest;
 pub mod multipart;
 pub mod orphans;

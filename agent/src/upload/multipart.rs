@@ -15,6 +15,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::keys::Keys;
 use super::manifest::{Manifest, ObjectFacts, read_facts};
 use super::orphans;
 use super::permits::{self, Permits};
@@ -23,7 +24,6 @@ use super::store::{self, Body, Class, Found, Labels, Listed, Overwrite, Place, S
 use super::{Error, checksum};
 use crate::observe::counters::Counters;
 use crate::record::Facts;
-use crate::record::key::successor;
 use crate::spool::journal::{Journal, Part, Record, State};
 use crate::spool::{Folder, Segment};
 
@@ -43,8 +43,8 @@ pub struct Way<S> {
     pub permits: Permits,
     /// One permit for each change of the spool that is on its way to the disk.
     changes: Arc<Semaphore>,
-    /// Keys that segments took because theirs were another object's, with the capture ids of those: the recorder does not know of them.
-    taken: tokio::sync::Mutex<BTreeMap<String, String>>,
+    /// Whose the keys are.
+    keys: Keys,
 }
 
 /// More than there ever are at the same time.
@@ -55,7 +55,7 @@ impl<S> Way<S> {
     #[must_use]
     pub fn new(store: Arc<S>, folder: Folder, counters: Arc<Counters>) -> Self {
         let changes = Arc::new(Semaphore::new(CHANGES_MAX as usize));
-        Self { store, folder, counters, permits: Permits::default(), changes, taken: tokio::sync::Mutex::default() }
+        Self { store, folder, counters, permits: Permits::default(), changes, keys: Keys::default() }
     }
 
     /// Changes the spool where that holds up nobody. Once begun it is done, even if the caller is gone.
@@ -257,7 +257,7 @@ impl<S: Store> Sending<S> {
     /// Creates an upload at the key, unless there is an object: ours ends the matter, another's means the next key.
     async fn begin(&mut self, whole: bool, bytes: u64) -> Result<Option<Turn>, Error> {
         let place = self.place();
-        if self.way.taken.lock().await.get(&place.key).is_some_and(|id| *id != self.segment.capture_id) {
+        if self.way.keys.is_anothers(&self.way.folder, &place.key, &self.segment.capture_id).await? {
             return self.take_next_key().await.map(Some);
         }
         match self.way.store.head(&place).await {
@@ -535,25 +535,11 @@ impl<S: Store> Sending<S> {
         blocking(move || checksum::of_section(&read, Section { offset: 0, bytes })).await?.map_err(failed("read", &path))
     }
 
-    /// The key belongs to another object, or to another segment: this one goes to the next that is free, from its beginning. Two segments
-    /// under way to one key would both find nobody there, and where S3 knows no conditions the second would overwrite the first.
+    /// The key belongs to another object, or to another segment: this one goes to the next that is free, from its beginning.
     async fn take_next_key(&mut self) -> Result<Turn, Error> {
         let (place, useless) = (self.place(), self.upload());
-        let way = self.way.clone();
-        let mut taken = way.taken.lock().await;
-        let (folder, own) = (way.folder.clone(), self.segment.capture_id.clone());
-        let held = blocking(move || orphans::held(&folder, Some(&own))).await?;
-        let held = held.map(|held| held.keys).unwrap_or_else(|error| {
-            warn!(segment = self.segment.capture_id, "which keys other segments hold cannot be told: {error}");
-            BTreeSet::new()
-        });
-        let own = self.segment.capture_id.clone();
-        let mut key = successor(&place.key);
-        while (held.contains(&key) || taken.get(&key).is_some_and(|id| *id != own)) && successor(&key) != key {
-            key = successor(&key);
-        }
+        let key = self.way.keys.take_next(&self.way.folder, &place.key, &self.segment.capture_id).await?;
         warn!(segment = self.segment.capture_id, "{place} is taken by another object: the segment goes to '{key}'");
-        taken.insert(key.clone(), own);
         self.append(Record::Key { key }).await?;
         self.way.counters.key_collisions.add(1);
         self.give_up(useless);
